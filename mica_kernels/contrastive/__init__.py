@@ -1,0 +1,1 @@
+"""Losses over all pairs of two sets of embeddings: InfoNCE and the divergence of similarities."""

@@ -1,0 +1,1 @@
+"""The spectral gate: a learned filter over temporal frequencies with an exact off-switch."""
