@@ -1,0 +1,1 @@
+"""MICA: language-skeleton contrastive pretraining for action recognition."""
