@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mica.data.class_names import CLASS_NAMES
+from mica.data.splits import (
+    PROTOCOLS,
+    ZERO_SHOT_SPLITS,
+    describe,
+    get_protocol,
+    protocols_of,
+    split,
+    validation_subjects,
+    zero_shot_split,
+)
+from mica.data.store import Clip, Store, StoreInfo
+from mica.errors import InputError
+
+MakeClip = Callable[..., Clip]
+MakeStore = Callable[..., Store]
+
+
+@pytest.fixture
+def store(make_clip: MakeClip, make_store: MakeStore) -> Store:
+    """Eight subjects of three clips each, out of order."""
+    subjects = [*range(8, 0, -1)] * 3
+    return make_store([make_clip(f"{i}", subject=subject) for i, subject in enumerate(subjects)])
+
+
+def test_parts_of_a_split(store: Store) -> None:
+    parts = split(store, "cross-subject")
+    assert set(store.subjects[parts.train].tolist()) == {1, 3, 5, 7}
+    assert sorted([*parts.train, *parts.test]) == list(range(len(store)))
+    assert sorted([*parts.fit, *parts.validation]) == parts.train.tolist()
+    assert set(store.subjects[parts.validation].tolist()) == {5}
+    assert 5 not in store.subjects[parts.fit]
+    assert parts.note == "found 12 / 12, published 431 / 430"
+    assert describe(store) == {"cross-subject": parts.note}
+
+
+@given(st.sets(st.integers(0, 10_000), min_size=2, max_size=60))
+def test_validation_is_a_spread_fifth(numbers: set[int]) -> None:
+    subjects = np.array(sorted(numbers))
+    held_out = validation_subjects(subjects)
+    assert len(set(held_out.tolist())) == len(held_out) == max(1, round(len(numbers) / 5))
+    assert set(held_out.tolist()) < numbers
+    positions = np.searchsorted(subjects, held_out)
+    gaps = np.diff(positions)
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_ntu_protocols_are_the_official_ones(
+    real_data: Path, make_clip: MakeClip, make_store: MakeStore
+) -> None:
+    official = json.loads((real_data / "splits" / "protocols.json").read_text())
+    clips = [make_clip(f"{n}", frames=1, joints=25, subject=n, camera=n, setup=n) for n in range(1, 121)]
+
+    def train(dataset: str, protocol: str) -> list[int]:
+        store = make_store(clips, StoreInfo(dataset, "ntu-25", ("a",), 30.0))
+        return [
+            n for n, trains in enumerate(get_protocol(dataset, protocol).train_mask(store), start=1) if trains
+        ]
+
+    assert train("ntu60", "cross-subject") == official["ntu60_xsub_train_subjects"]
+    assert train("ntu60", "cross-view") == official["ntu60_xview_train_cameras"]
+    assert train("ntu120", "cross-subject") == official["ntu120_xsub_train_subjects"]
+    assert train("ntu120", "cross-setup") == list(range(2, 121, 2))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "total"),
+    [("nw-ucla", 1484), ("utd-mhad", 861), ("ntu60", 56880 - 302), ("ntu120", 114480 - 535)],
+)
+def test_published_counts_add_up_to_the_data_set(dataset: str, total: int) -> None:
+    for protocol in protocols_of(dataset):
+        assert protocol.expected is not None
+        assert sum(protocol.expected) == total
+
+
+def test_note_of_a_set_without_published_counts(make_clip: MakeClip, make_store: MakeStore) -> None:
+    made = StoreInfo("synthetic", "kinect-20", ("a",), 30.0)
+    store = make_store([make_clip(f"{n}", subject=n) for n in range(1, 6)], made)
+    assert split(store, "cross-subject").note == "3 / 2"
+
+
+@pytest.mark.parametrize(
+    ("subjects", "problem"),
+    [
+        ([2, 4], "no clips to train"),
+        ([1, 3], "no clips to test"),
+        ([1, 1, 2], "all training clips are of subject 1"),
+    ],
+)
+def test_an_empty_part_is_refused(
+    make_clip: MakeClip, make_store: MakeStore, subjects: list[int], problem: str
+) -> None:
+    store = make_store([make_clip(f"{i}", subject=subject) for i, subject in enumerate(subjects)])
+    with pytest.raises(InputError, match=problem) as caught:
+        split(store, "cross-subject")
+    assert caught.value.file == store.path
+
+
+def test_unknown_names_list_the_known_ones(store: Store) -> None:
+    with pytest.raises(InputError, match=r"(?s)'cross-view' for utd-mhad.*cross-subject"):
+        split(store, "cross-view")
+    with pytest.raises(InputError, match=r"(?s)'kinetics'.*nw-ucla"):
+        protocols_of("kinetics")
+    with pytest.raises(InputError, match=r"(?s)'50/10' for ntu60.*55/5, 48/12"):
+        zero_shot_split("ntu60", "50/10")
+    with pytest.raises(InputError, match=r"(?s)nw-ucla.*none"):
+        zero_shot_split("nw-ucla", "8/2")
+    assert len({(protocol.dataset, protocol.name) for protocol in PROTOCOLS}) == len(PROTOCOLS)
+
+
+@pytest.mark.parametrize("chosen", ZERO_SHOT_SPLITS, ids=lambda chosen: f"{chosen.dataset} {chosen.name}")
+def test_zero_shot_splits_count_what_their_names_say(chosen: object) -> None:
+    found = zero_shot_split(chosen.dataset, chosen.name)  # type: ignore[attr-defined]
+    seen, unseen = map(int, found.name.split("/"))
+    assert len(set(found.unseen)) == unseen
+    assert seen + unseen == len(CLASS_NAMES[found.dataset])
+    assert max(found.unseen) < seen + unseen
+
+
+def test_class_names(real_data: Path) -> None:
+    for dataset, file in (
+        ("nw-ucla", "nw_ucla"),
+        ("utd-mhad", "utd_mhad"),
+        ("ntu60", "ntu60"),
+        ("ntu120", "ntu120"),
+        ("pku-mmd", "pkummd"),
+    ):
+        listed = (real_data / "class_names" / f"{file}.txt").read_text().split("\n")
+        assert CLASS_NAMES[dataset] == tuple(line.strip() for line in listed if line.strip())
+        assert len(set(CLASS_NAMES[dataset])) == len(CLASS_NAMES[dataset])
