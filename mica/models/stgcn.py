@@ -1,0 +1,187 @@
+"""ST-GCN, the encoder of the field, with a FreST layer in every block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mica.models.frest import FreST, Spatial
+from mica.skeleton import SkeletonLayout
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Output width and temporal stride of each block, and the temporal kernel."""
+
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    temporal_kernel: int = 9
+
+
+PRESETS: dict[str, Preset] = {
+    # What AimCLR, CrosSCLR and SkeletonCLR call ST-GCN: base width 16, 256 features.
+    "stgcn": Preset((16, 16, 16, 16, 32, 32, 32, 64, 64, 256), (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)),
+    # The same at the width of the original ST-GCN (Yan et al., AAAI 2018).
+    "stgcn-64": Preset((64, 64, 64, 64, 128, 128, 128, 256, 256, 256), (1, 1, 1, 1, 2, 1, 1, 2, 1, 1)),
+    # Ours, for CPUs and small sets: four blocks, time shortened from the first on.
+    "stgcn-small": Preset((32, 64, 64, 128), (2, 1, 2, 1), temporal_kernel=5),
+}
+
+
+@dataclass
+class EncoderConfig:
+    """The skeleton encoder.
+
+    Args:
+        preset: "stgcn" (the peers'), "stgcn-64" (four times as wide), "stgcn-small" (for CPUs and small sets).
+        frest: put a FreST layer behind every block.
+        groups: channel groups with a spectral filter of their own.
+        sparsity: what the gate switches off: a "joint" of a clip, a frequency "bin" of a joint, or null for nothing.
+        spatial: spatial frequencies of the skeleton "graph", "dft" over the joint index, or null for none.
+        dropout: share of features dropped behind each temporal convolution.
+    """
+
+    preset: str = "stgcn"
+    frest: bool = True
+    groups: int = 4
+    sparsity: Literal["joint", "bin"] | None = "joint"
+    spatial: Spatial | None = "graph"
+    dropout: float = 0.0
+
+
+class STGCN(nn.Module):
+    """Spatial-temporal graph convolutions over a skeleton: (N, 3, T, V) -> feature map (N, width, T', V).
+
+    Args:
+        layout: the skeleton; gives V and the graph.
+        preset: a name in `PRESETS`; "stgcn" without FreST is the encoder of AimCLR and its kin, to the parameter.
+        num_frames: T at which FreST's filters are made (other T are served, see `FreST`).
+        in_channels: 3 coordinates, or 2.
+        frest: put a FreST layer behind every block.
+        groups, sparsity, spatial: of the FreST layers.
+        dropout: share of features dropped behind each temporal convolution.
+
+    Source: Yan et al., AAAI 2018 (arXiv 1801.07455), as AimCLR reduces it; FreST in each block as in MICA.
+
+    >>> from mica.skeleton import get_layout
+    >>> encoder = STGCN(get_layout("ntu-25"), preset="stgcn", frest=False)
+    >>> sum(p.numel() for p in encoder.parameters())
+    821380
+    >>> encoder(torch.randn(2, 3, 64, 25)).shape
+    torch.Size([2, 256, 16, 25])
+    """
+
+    def __init__(
+        self,
+        layout: SkeletonLayout,
+        preset: str = "stgcn",
+        num_frames: int = 64,
+        in_channels: int = 3,
+        frest: bool = True,
+        groups: int = 4,
+        sparsity: Literal["joint", "bin"] | None = "joint",
+        spatial: Spatial | None = "graph",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        shape = PRESETS[preset]
+        self.layout, self.width = layout, shape.widths[-1]
+        self.input_norm = nn.BatchNorm1d(in_channels * layout.num_joints)
+        adjacency = torch.from_numpy(layout.adjacency())
+        blocks: list[nn.Module] = []
+        width, frames = in_channels, num_frames
+        for index, (out_width, stride) in enumerate(zip(shape.widths, shape.strides, strict=True)):
+            residual = index > 0
+            blocks.append(
+                STGCNBlock(width, out_width, adjacency, shape.temporal_kernel, stride, residual, dropout)
+            )
+            width, frames = out_width, (frames - 1) // stride + 1
+            if frest:
+                blocks.append(FreST(width, frames, layout.num_joints, groups, sparsity, spatial, layout))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N width T_out V"]:
+        num_joints = self.layout.num_joints
+        if x.ndim != 4 or x.shape[3] != num_joints:
+            raise ValueError(
+                f"expected (N, C, T, {num_joints}) for layout {self.layout.name}, got {tuple(x.shape)}"
+            )
+        joints = self.input_norm(rearrange(x, "n c t v -> n (v c) t"))
+        x = rearrange(joints, "n (v c) t -> n c t v", v=num_joints)
+        return self.blocks(x.contiguous(memory_format=torch.channels_last))
+
+    @property
+    def frest_layers(self) -> list[FreST]:
+        return [block for block in self.blocks if isinstance(block, FreST)]
+
+
+class GraphConv(nn.Module):
+    """Graph convolution with a learned importance for each edge: sum over k of (W_k x + b_k) (A_k * E_k)."""
+
+    def __init__(self, in_channels: int, out_channels: int, adjacency: Float[Tensor, "K V V"]) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", adjacency, persistent=False)
+        self.adjacency: Tensor
+        self.edge_importance = nn.Parameter(torch.ones_like(adjacency))
+        self.conv = nn.Conv2d(in_channels, out_channels * len(adjacency), kernel_size=1)
+
+    def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_out T V"]:
+        # Neighbours are summed before the channels are mixed: the same sum, over fewer channels. In channels_last
+        # memory a frame is already the matrix V x C, so this is one batched product, and every view below is free.
+        frames = rearrange(x, "n c t v -> (n t) v c")
+        neighbours = (self.adjacency * self.edge_importance).to(x.dtype)
+        gather = rearrange(neighbours, "k v w -> (w k) v").expand(len(frames), -1, -1)
+        gathered = rearrange(torch.bmm(gather, frames), "f (w k) c -> f w (k c)", k=len(neighbours))
+        weight = rearrange(self.conv.weight, "(k o) c 1 1 -> o (k c)", k=len(neighbours))
+        bias = neighbours.sum(1).T @ rearrange(self.conv.bias, "(k o) -> k o", k=len(neighbours)).to(x.dtype)
+        out = F.linear(gathered, weight) + bias
+        return rearrange(out, "(n t) w c -> n c t w", n=len(x))
+
+
+class STGCNBlock(nn.Module):
+    """Graph convolution over joints, then a convolution over frames, with a residual around both."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        adjacency: Float[Tensor, "K V V"],
+        temporal_kernel: int,
+        stride: int,
+        residual: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.graph = GraphConv(in_channels, out_channels, adjacency)
+        self.temporal = nn.Sequential(
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(
+                out_channels, out_channels, (temporal_kernel, 1), (stride, 1), ((temporal_kernel - 1) // 2, 0)
+            ),
+            nn.BatchNorm2d(out_channels),
+            nn.Dropout(dropout),
+        )
+        self.residual: nn.Module | None
+        if not residual:
+            self.residual = None
+        elif in_channels == out_channels and stride == 1:
+            self.residual = nn.Identity()
+        else:
+            self.residual = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, (stride, 1)), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_out T_out V"]:
+        out = self.temporal(self.graph(x))
+        if self.residual is not None:
+            out = out + self.residual(x)
+        return F.relu(out)
