@@ -11,9 +11,9 @@ class InputError(ValueError):
     The message names the place from coarse to fine and, where we know one, the way out. The command line prints it
     without a traceback and exits with status 2.
 
-    >>> print(InputError("19 joints, expected 20", file="a01.json", clip="a01_s01", field="skeletons", hint="re-download"))
-    a01.json: clip a01_s01: field 'skeletons': 19 joints, expected 20
-      hint: re-download
+    >>> print(InputError("19 joints, expected 20", file="a01.json", clip="a01_s01", hint="fetch it again"))
+    a01.json: clip a01_s01: 19 joints, expected 20
+      hint: fetch it again
     """
 
     def __init__(

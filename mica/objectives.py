@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from mica.errors import InputError
 from mica_kernels.nn import InfoNCELoss, SimilarityKLLoss
 
 
@@ -47,6 +48,8 @@ class Objectives(nn.Module):
         config: weights and temperatures.
         class_texts: (classes, wordings, D) unit vectors, or None for pretraining without text.
 
+    Raises InputError where no term is left to learn from.
+
     >>> texts = F.normalize(torch.randn(5, 3, 8), dim=-1)
     >>> objectives = Objectives(ObjectiveConfig(), texts)
     >>> labels, z = torch.tensor([0, 4, 4, 1]), torch.randn(4, 6)
@@ -57,6 +60,9 @@ class Objectives(nn.Module):
 
     def __init__(self, config: ObjectiveConfig, class_texts: Float[Tensor, "K W D"] | None) -> None:
         super().__init__()
+        if config.intra <= 0 and (class_texts is None or max(config.modulation, config.inter) <= 0):
+            hint = "give intra a positive weight, or, with text, inter or modulation"
+            raise InputError("no term is left to learn from", field="objectives", hint=hint)
         self.config = config
         self.register_buffer("class_texts", class_texts, persistent=False)
         self.class_texts: Tensor | None

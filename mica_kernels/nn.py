@@ -27,6 +27,7 @@ class SpectralGate(nn.Module):
     The threshold is a softplus of the parameter `threshold_offset`: never negative and never without a
     gradient, whereas a clamped parameter that once reaches zero stays there. The offset counts from the
     start, so weight decay draws the threshold back to where it started and not to softplus(0) = 0.69.
+    With sparsity=None nothing is switched off: there is no such parameter and `threshold` is None.
 
     Raises ValueError where `groups` does not divide `channels`.
 
@@ -43,7 +44,7 @@ class SpectralGate(nn.Module):
         num_frames: int,
         num_joints: int,
         groups: int = 8,
-        sparsity: Literal["joint", "bin"] = "joint",
+        sparsity: Literal["joint", "bin"] | None = "joint",
     ) -> None:
         super().__init__()
         if groups < 1 or channels % groups:
@@ -51,15 +52,17 @@ class SpectralGate(nn.Module):
         self.sparsity = sparsity
         identity = torch.tensor([1.0, 0.0])
         self.weight = nn.Parameter(identity.repeat(groups, num_frames // 2 + 1, num_joints, 1))
-        self.threshold_offset = nn.Parameter(torch.zeros(groups, num_joints))
+        self.threshold_offset = None if sparsity is None else nn.Parameter(torch.zeros(groups, num_joints))
 
     @property
-    def threshold(self) -> Float[Tensor, "G V"]:
+    def threshold(self) -> Float[Tensor, "G V"] | None:
         """The threshold in force, in units of the input."""
+        if self.threshold_offset is None:
+            return None
         return functional.softplus(self.threshold_offset + math.log(math.expm1(INITIAL_THRESHOLD)))
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
-        return spectral_gate(x, self.weight, self.threshold, sparsity=self.sparsity)
+        return spectral_gate(x, self.weight, self.threshold, sparsity=self.sparsity or "joint")
 
     def extra_repr(self) -> str:
         groups, bins, num_joints, _ = self.weight.shape

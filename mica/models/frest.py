@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -53,7 +54,12 @@ class FreST(nn.Module):
         layout: SkeletonLayout | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.num_frames, self.num_joints, self.groups = channels, num_frames, num_joints, groups
+        self.channels, self.num_frames, self.num_joints, self.groups = (
+            channels,
+            num_frames,
+            num_joints,
+            groups,
+        )
         self.gate = SpectralGate(channels, num_frames, num_joints, groups=groups, sparsity=sparsity)
         self.mix = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
@@ -80,7 +86,11 @@ class FreST(nn.Module):
         if self.spatial_basis is not None:
             x = self._spatial(x)
         weight = resample_spectrum(self.gate.weight, x.shape[2])
-        return spectral_gate(x, weight, self.gate.threshold, sparsity=self.gate.sparsity or "joint")
+        threshold = self.gate.threshold
+        if threshold is not None and self.gate.sparsity == "bin":
+            # The coefficient of a wave grows as sqrt(T) with the number of samples of the same clip.
+            threshold = threshold * math.sqrt(x.shape[2] / self.num_frames)
+        return spectral_gate(x, weight, threshold, sparsity=self.gate.sparsity or "joint")
 
     def _spatial(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
         basis = self.spatial_basis
@@ -107,6 +117,8 @@ def spatial_basis(kind: Spatial, num_joints: int, layout: SkeletonLayout | None)
     """Orthonormal spatial frequencies of the joints, low ones first, one a column."""
     if kind == "dft":
         return real_fourier_basis(num_joints)
+    if kind != "graph":
+        raise ValueError(f'spatial must be "graph", "dft" or None, got {kind!r}')
     if layout is None:
         raise ValueError('spatial="graph" needs the skeleton: pass layout=, or spatial="dft" or None')
     if layout.num_joints != num_joints:
@@ -129,9 +141,7 @@ def real_fourier_basis(size: int) -> Float[np.ndarray, "size size"]:
     return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def resample_spectrum(
-    weight: Float[Tensor, "G F V 2"], num_frames: int
-) -> Float[Tensor, "G F_new V 2"]:
+def resample_spectrum(weight: Float[Tensor, "G F V 2"], num_frames: int) -> Float[Tensor, "G F_new V 2"]:
     """Give a filter the bins that clips of `num_frames` have.
 
     Bin f means f cycles a clip, at whatever rate the clip is sampled: so a shorter T drops the highest bins and a

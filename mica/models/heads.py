@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -51,6 +51,8 @@ class PartPool(nn.Module):
 
     def __init__(self, layout: SkeletonLayout, segments: int = 4, pooling: Pooling = "parts") -> None:
         super().__init__()
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}; got {pooling!r}")
         if pooling == "mean":
             segments, membership = 1, torch.full((layout.num_joints, 1), 1 / layout.num_joints)
         else:

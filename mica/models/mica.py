@@ -19,6 +19,7 @@ class MICA(nn.Module):
         heads: pooling and projections.
         text_width: D of the text encoder, or None for a model without text.
 
+    >>> import torch
     >>> from mica.skeleton import get_layout
     >>> model = MICA(STGCN(get_layout("ntu-25"), preset="stgcn-small"), HeadConfig(), text_width=384)
     >>> features = model.features(torch.randn(2, 3, 64, 25, 2))

@@ -80,12 +80,19 @@ def load_pretrained(folder: str | os.PathLike[str]) -> tuple[MICA, ModelCard]:
     card = load_card(folder)
     file = folder / WEIGHTS
     if not file.is_file():
-        raise InputError("no such file", file=file, hint="the run has not been trained, or it was stopped early")
+        raise InputError(
+            "no such file", file=file, hint="the run has not been trained, or it was stopped early"
+        )
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"damaged weights ({error})", file=file, hint="train again, or copy it anew") from error
-    model = card.build()
+        raise InputError(
+            f"damaged weights ({error})", file=file, hint="train again, or copy it anew"
+        ) from error
+    try:
+        model = card.build()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"describes no model: {error}", file=folder / DESCRIPTION) from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -105,7 +112,11 @@ def load_card(folder: str | os.PathLike[str]) -> ModelCard:
     if not isinstance(entries, dict) or entries.pop("format", None) != FORMAT:
         raise InputError(f"not a model description of format {FORMAT}", file=file, field="format")
     try:
-        for name, kind in (("preprocessing", Preprocessing), ("encoder", EncoderConfig), ("heads", HeadConfig)):
+        for name, kind in (
+            ("preprocessing", Preprocessing),
+            ("encoder", EncoderConfig),
+            ("heads", HeadConfig),
+        ):
             entries[name] = kind(**entries[name])
         for name in ("class_names", "seen_classes"):
             entries[name] = tuple(entries[name])

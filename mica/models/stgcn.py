@@ -141,8 +141,10 @@ class GraphConv(nn.Module):
         gather = rearrange(neighbours, "k v w -> (w k) v").expand(len(frames), -1, -1)
         gathered = rearrange(torch.bmm(gather, frames), "f (w k) c -> f w (k c)", k=len(neighbours))
         weight = rearrange(self.conv.weight, "(k o) c 1 1 -> o (k c)", k=len(neighbours))
-        bias = neighbours.sum(1).T @ rearrange(self.conv.bias, "(k o) -> k o", k=len(neighbours)).to(x.dtype)
-        out = F.linear(gathered, weight) + bias
+        assert self.conv.bias is not None
+        assert self.conv.bias is not None
+        bias = rearrange(self.conv.bias, "(k o) -> k o", k=len(neighbours)).to(x.dtype)
+        out = F.linear(gathered, weight) + neighbours.sum(1).T @ bias
         return rearrange(out, "(n t) w c -> n c t w", n=len(x))
 
 

@@ -79,8 +79,7 @@ def augment(x: Batch, config: AugmentConfig, layout: SkeletonLayout, generator: 
     if config.yaw > 0 or config.rotate > 0 or config.tilt > 0 or config.shear > 0 or config.scale > 0:
         x = transform(x, spatial_matrices(len(x), config, generator).to(x.dtype))
     if config.noise > 0:
-        noisy = x + 0.01 * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = sometimes(x, noisy, config.noise, generator)
+        x = sometimes(x, add_noise(x, generator), config.noise, generator)
     if config.blur > 0:
         x = sometimes(x, blur(x, generator), config.blur, generator)
     if config.axis_mask > 0:
@@ -114,7 +113,7 @@ def crop_resize(x: Batch, shortest: float, generator: Generator) -> Batch:
 def time_shift(x: Batch, share: float, generator: Generator) -> Batch:
     """Reflect-pad `share` of T on both sides, then cut a random window of T."""
     frames = x.shape[2]
-    pad = int(frames * share)
+    pad = min(int(frames * share), frames - 1)  # a reflection has no more frames than that
     offset = torch.randint(-pad, pad + 1, (len(x), 1), generator=generator, device=x.device)
     position = (torch.arange(frames, device=x.device) + offset).abs()
     last = frames - 1
@@ -175,6 +174,13 @@ def rotation(degrees: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
 
 def transform(x: Batch, matrices: Float[Tensor, "N 3 3"]) -> Batch:
     return torch.einsum("nij,njtvm->nitvm", matrices, x)
+
+
+def add_noise(x: Batch, generator: Generator, deviation: float = 0.01) -> Batch:
+    """Add normal noise to every coordinate; a person who is not there (all zero) stays away."""
+    present = (x != 0).any(dim=3, keepdim=True).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + deviation * noise * present
 
 
 def blur(x: Batch, generator: Generator, taps: int = 15) -> Batch:

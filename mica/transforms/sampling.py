@@ -50,7 +50,7 @@ def prepare(
     torch.Size([3, 64, 20, 2])
     """
     kept = keypoints[:, :persons].astype(np.float32)
-    seen = kept.any(axis=(2, 3))
+    seen = np.any(kept, axis=(2, 3))
     kept = fill_dropouts(kept, seen)
     kept = resample(kept, how.num_frames)
     present = seen.any(axis=0)
@@ -71,7 +71,9 @@ def fill_dropouts(keypoints: Float[np.ndarray, "T M V 3"], seen: np.ndarray) -> 
     filled, frames = keypoints.copy(), np.arange(len(keypoints))
     for person in np.flatnonzero(seen.any(axis=0) & ~seen.all(axis=0)):
         known = np.flatnonzero(seen[:, person])
-        filled[:, person] = _interpolate(keypoints[known, person], np.interp(frames, known, np.arange(len(known))))
+        filled[:, person] = _interpolate(
+            keypoints[known, person], np.interp(frames, known, np.arange(len(known)))
+        )
     return filled
 
 

@@ -61,8 +61,6 @@ def _per_channel(
     return per_group.repeat_interleave(channels // len(threshold), dim=0)[:, None]
 
 
-def _shrinkage(
-    threshold: Float[Tensor, "C 1 V"], size: Float[Tensor, "N C L V"]
-) -> Float[Tensor, "N C L V"]:
+def _shrinkage(threshold: Float[Tensor, "C 1 V"], size: Float[Tensor, "N C L V"]) -> Float[Tensor, "N C L V"]:
     """The soft threshold as a factor. relu, because the gradient of clamp at the kink is not 0 but 1."""
     return torch.relu(1 - threshold / size)

@@ -35,6 +35,17 @@ def test_threshold_is_never_negative(offset: float) -> None:
     assert (gate.threshold >= 0).all()
 
 
+def test_gate_without_sparsity_only_filters() -> None:
+    gate = SpectralGate(8, 16, 5, groups=2, sparsity=None)
+    torch.nn.init.normal_(gate.weight)
+    x = torch.randn(3, 8, 16, 5, generator=torch.Generator().manual_seed(0))
+    assert gate.threshold is None
+    assert [name for name, _ in gate.named_parameters()] == ["weight"]
+    assert list(gate.state_dict()) == ["weight"]
+    assert torch.equal(gate(x), spectral_gate(x, gate.weight))
+    assert repr(gate) == "SpectralGate(groups=2, frequencies=9, joints=5, sparsity=None)"
+
+
 def test_gate_refuses_groups_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match="groups must divide channels, got 8 groups for 12 channels"):
         SpectralGate(12, 16, 5)

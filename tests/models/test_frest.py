@@ -1,0 +1,217 @@
+"""FreST: the identity when new, a dense float64 computation when not, and any number of frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mica.models.frest import FreST, real_fourier_basis
+from mica.skeleton import get_layout
+
+LAYOUT = get_layout("kinect-20")
+V = LAYOUT.num_joints
+
+
+def layer(num_frames: int = 16, trained: bool = True, channels: int = 8, **how: object) -> FreST:
+    """A FreST layer; `trained` fills every parameter and statistic with random numbers."""
+    torch.manual_seed(0)
+    out = FreST(channels, num_frames, V, layout=LAYOUT, **how)
+    if trained:
+        for parameter in out.parameters():
+            torch.nn.init.normal_(parameter)
+        torch.nn.init.normal_(out.norm.running_mean)
+        torch.nn.init.uniform_(out.norm.running_var, 0.5, 2)
+        if out.gate.threshold_offset is not None:
+            torch.nn.init.uniform_(out.gate.threshold_offset, 2, 5)  # thresholds of 0.07 to 0.9
+    return out
+
+
+def signal(frames: int = 16, n: int = 3, channels: int = 8) -> Tensor:
+    return torch.randn(n, channels, frames, V, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("sparsity", ["joint", "bin", None])
+@pytest.mark.parametrize("spatial", ["graph", "dft", None])
+@pytest.mark.parametrize("frames", [1, 2, 15, 16, 17, 40])
+def test_new_layer_is_the_identity(frames: int, spatial: str, sparsity: str, training: bool) -> None:
+    new = layer(trained=False, spatial=spatial, sparsity=sparsity).train(training)
+    x = signal(frames)
+    assert torch.equal(new(x), x)
+
+
+def dense(frest: FreST, x: Tensor) -> np.ndarray:
+    """The layer in evaluation mode by full matrices over joints and frames."""
+    parameters = {name: value.detach().numpy() for name, value in frest.state_dict().items()}
+    n, channels, frames, _ = x.shape
+    dft = np.exp(-2j * np.pi * np.outer(np.arange(frames), np.arange(frames)) / frames) / np.sqrt(frames)
+    real_bins = [f for f in range(frames) if 2 * f % frames == 0]
+    signals = x.numpy()
+    filtered = np.zeros_like(signals)
+    for i, c in np.ndindex(n, channels):
+        g = c * frest.groups // channels
+        here = signals[i, c]
+        if frest.spatial_basis is not None:
+            basis = frest.spatial_basis.numpy()
+            here = here @ basis @ np.diag(parameters["spatial_response"][g]) @ basis.T
+        for v in range(V):
+            half = parameters["gate.weight"][g, :, v] @ np.array([1, 1j])
+            full = np.array([half[f] if f <= frames - f else half[frames - f].conj() for f in range(frames)])
+            full[real_bins] = full[real_bins].real
+            spectrum = full * (dft @ here[:, v])
+            threshold = 0.0 if frest.gate.threshold is None else frest.gate.threshold[g, v].item()
+            if frest.gate.sparsity == "bin":
+                spectrum = spectrum * np.maximum(0, 1 - threshold / np.abs(spectrum))
+            out = (dft.conj().T @ spectrum).real
+            if frest.gate.sparsity == "joint":
+                out = out * max(0.0, 1 - threshold / np.sqrt(np.mean(out**2)))
+            filtered[i, c, :, v] = out
+    mixed = np.einsum("oc,nctv->notv", parameters["mix.weight"][:, :, 0, 0], filtered)
+    scale = parameters["norm.weight"] / np.sqrt(parameters["norm.running_var"] + frest.norm.eps)
+    shift = parameters["norm.bias"] - parameters["norm.running_mean"] * scale
+    return signals + mixed * scale[:, None, None] + shift[:, None, None]
+
+
+@pytest.mark.parametrize("sparsity", ["joint", "bin", None])
+@pytest.mark.parametrize("spatial", ["graph", "dft", None])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("frames", [1, 2, 7, 8])
+def test_layer_is_its_definition(frames: int, groups: int, spatial: str, sparsity: str) -> None:
+    frest = layer(frames, groups=groups, spatial=spatial, sparsity=sparsity).double().eval()
+    x = signal(frames, n=2).double()
+    with torch.no_grad():
+        np.testing.assert_allclose(frest(x).numpy(), dense(frest, x), atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 20, 25])
+def test_fourier_basis_is_orthonormal_low_frequencies_first(size: int) -> None:
+    basis = real_fourier_basis(size).astype(np.float64)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(size), atol=1e-6)
+    power = np.abs(np.fft.fft(basis, axis=0)) ** 2
+    frequencies = power[: size // 2 + 1].argmax(0)
+    np.testing.assert_array_equal(frequencies, [(column + 1) // 2 for column in range(size)])
+
+
+def resampled(x: Tensor, frames: int) -> Tensor:
+    """A periodic signal at another number of samples, by its Fourier series."""
+    spectrum = torch.fft.rfft(x, dim=2, norm="forward")
+    bins = frames // 2 + 1
+    kept = torch.zeros(*x.shape[:2], bins, V, dtype=spectrum.dtype)
+    shared = min(bins, spectrum.shape[2])
+    kept[:, :, :shared] = spectrum[:, :, :shared]
+    return torch.fft.irfft(kept, n=frames, dim=2, norm="forward")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    built=st.integers(3, 24),
+    frames=st.integers(3, 24),
+    others=st.integers(3, 24),
+    sparsity=st.sampled_from(["joint", "bin", None]),
+    seed=st.integers(0, 99),
+)
+def test_filtering_commutes_with_resampling_the_clip(
+    built: int, frames: int, others: int, sparsity: str | None, seed: int
+) -> None:
+    frest = layer(built, groups=2, sparsity=sparsity).double().eval()
+    shortest = min(built, frames, others)
+    generator = torch.Generator().manual_seed(seed)
+    band_limited = torch.randn(2, 8, shortest - 1 + shortest % 2, V, generator=generator, dtype=torch.float64)
+    x = resampled(band_limited, frames)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            frest(resampled(x, others)), resampled(frest(x), others), atol=1e-6, rtol=0
+        )
+
+
+def test_more_frames_repeat_the_highest_frequency() -> None:
+    frest = layer(8, groups=1, sparsity=None, spatial=None)
+    torch.nn.init.zeros_(frest.gate.weight)
+    torch.nn.init.constant_(frest.gate.weight[:, -1, :, 0], 2.0)
+    x = signal(20)
+    spectrum = torch.fft.rfft(x, dim=2)
+    spectrum[:, :, :4] = 0
+    torch.testing.assert_close(frest.filter(x), 2 * torch.fft.irfft(spectrum, n=20, dim=2), atol=1e-5, rtol=0)
+
+
+def test_memory_format_does_not_matter() -> None:
+    frest, x = layer().eval(), signal()
+    out = frest(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, frest(x), atol=1e-5, rtol=1e-5)
+    strided = signal(32)[:, :, ::2]
+    torch.testing.assert_close(frest(strided), frest(strided.contiguous()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    exact = layer().eval()
+    x = signal()
+    expected = exact(x)
+    out = layer().to(dtype).eval()(x.to(dtype))
+    assert out.dtype == dtype
+    assert (out.float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_gate_map_shows_what_is_kept() -> None:
+    frest = layer(16, trained=False, groups=2, spatial=None)
+    with torch.no_grad():
+        frest.gate.weight[0, 3, 5] = torch.tensor([3.0, 4.0])
+        frest.gate.threshold_offset[0, 7] = 1000.0  # joint 7 never passes in the first half of the channels
+    x = signal()
+    x[1, :, :, 2] = 0  # joint 2 of clip 1 does not move
+    shown = frest.gate_map(x)
+    expected = torch.ones(V, 9)
+    expected[5, 3] = (5 + 1) / 2
+    torch.testing.assert_close(shown["filter"], expected)
+    kept = torch.ones(3, V)
+    kept[:, 7], kept[1, 2] = 0.5, 0
+    assert torch.equal(shown["kept"], kept)
+    assert list(frest.gate_map()) == ["filter"]
+    assert not any(value.requires_grad for value in shown.values())
+
+
+@pytest.mark.parametrize("sparsity", ["joint", "bin", None])
+def test_every_parameter_learns_once_gamma_moves(sparsity: str | None) -> None:
+    frest = layer(trained=False, sparsity=sparsity)
+    x = signal().requires_grad_()
+    target = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    (frest(x) - target).square().sum().backward()
+    assert frest.norm.weight.grad.abs().min() > 0
+    assert not frest.gate.weight.grad.any()
+    torch.nn.init.constant_(frest.norm.weight, 0.5)
+    (frest(x) - target).square().sum().backward()
+    assert x.grad.isfinite().all()
+    for name, parameter in frest.named_parameters():
+        moved = parameter.grad[..., 0] if name == "gate.weight" else parameter.grad
+        assert moved.ne(0).float().mean() > 0.9, name
+
+
+def test_state_survives_saving() -> None:
+    trained, fresh = layer().eval(), layer(trained=False).eval()
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh(signal()), trained(signal()))
+    assert "spatial_basis" not in trained.state_dict()
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 16, 25), (2, 4, 16, 20), (8, 16, 20), (2, 20, 16, 8)])
+def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"FreST expects \(N, 8, T, 20\), got \("):
+        layer()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"groups": 3}, "groups must divide channels"),
+        ({"layout": None}, 'spatial="graph" needs the skeleton'),
+        ({"layout": get_layout("ntu-25")}, "layout ntu-25 has 25 joints, the layer 20"),
+        ({"spatial": "wavelet"}, 'spatial must be "graph", "dft" or None, got \'wavelet\''),
+    ],
+)
+def test_impossible_layers_are_refused(how: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FreST(**{"channels": 8, "num_frames": 16, "num_joints": V, "layout": LAYOUT, **how})

@@ -1,0 +1,195 @@
+"""Models on disk: what goes out comes back, and what cannot be read says why."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mica.errors import InputError
+from mica.models.heads import HeadConfig
+from mica.models.mica import MICA
+from mica.models.pretrained import (
+    DESCRIPTION,
+    WEIGHTS,
+    ModelCard,
+    load_card,
+    load_pretrained,
+    save_pretrained,
+)
+from mica.models.stgcn import EncoderConfig
+from mica.transforms.sampling import Preprocessing
+
+CARD = ModelCard(
+    layout="kinect-20",
+    preprocessing=Preprocessing(8, "bone", False, "frame"),
+    encoder=EncoderConfig("stgcn-small", groups=2, sparsity="bin", spatial="dft"),
+    heads=HeadConfig(segments=2, hidden=16, projection=10),
+    text="minilm",
+    text_path=None,
+    text_width=12,
+    dataset="nw-ucla",
+    protocol="cross-view",
+    part="fit",
+    class_names=("pick up", "wave \u2013 both hands"),
+    seen_classes=(0, 1),
+    seed=3,
+)
+X = torch.randn(2, 3, 8, 20, 1, generator=torch.Generator().manual_seed(0))
+
+
+def trained(card: ModelCard = CARD) -> MICA:
+    """A model whose every number is drawn."""
+    torch.manual_seed(1)
+    model = card.build()
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.05, 0.2)
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_pretrained(tmp_path / "checkpoint", trained(), CARD)
+    return tmp_path / "checkpoint"
+
+
+def edit_card(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    entries = json.loads((folder / DESCRIPTION).read_text())
+    change(entries)
+    (folder / DESCRIPTION).write_text(json.dumps(entries))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        CARD,
+        replace(CARD, text="none", text_width=None),
+        replace(CARD, encoder=EncoderConfig("stgcn-small", frest=False)),
+        replace(CARD, encoder=EncoderConfig("stgcn-small", sparsity=None, spatial=None)),
+    ],
+    ids=["full", "no text", "no FreST", "plain filter"],
+)
+def test_round_trip(card: ModelCard, tmp_path: Path) -> None:
+    model = trained(card)
+    save_pretrained(tmp_path, model, card)
+    loaded, read = load_pretrained(tmp_path)
+    assert read == card
+    assert not loaded.training
+    features = model.features(X)
+    assert torch.equal(loaded.features(X), features)
+    assert torch.equal(loaded.project(features), model.project(features))
+    if card.text_width is not None:
+        assert torch.equal(loaded.embed(features), model.embed(features))
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(folder: Path) -> None:
+    model = trained()
+    with torch.no_grad():
+        model.projector[-1].bias.fill_(7)
+    save_pretrained(folder, model, replace(CARD, seed=4))
+    loaded, card = load_pretrained(folder)
+    assert (card.seed, loaded.projector[-1].bias[0].item()) == (4, 7.0)
+    assert sorted(file.name for file in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
+
+
+def test_nothing_is_pickled(folder: Path) -> None:
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        assert not content.startswith((b"PK", b"\x80"))
+        with pytest.raises(ValueError):  # noqa: PT011 - whatever it is, it is no pickle
+            list(pickletools.genops(content))
+
+
+@pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: no such file\n  hint"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("length", [0, 4, 300, -1])
+def test_truncated_weights(folder: Path, length: int) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:length])
+    with pytest.raises(InputError, match=rf"{WEIGHTS}: damaged weights"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("projector.1.weight"), "Missing key.*projector.1.weight"),
+        (lambda weights: weights.update(extra=torch.ones(1)), "Unexpected key.*extra"),
+        (
+            lambda weights: weights.update({"projector.4.bias": torch.ones(3)}),
+            "mismatch for projector.4.bias",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(folder: Path, change: Callable, message: str) -> None:
+    edit_weights(folder, change)
+    with pytest.raises(InputError, match=rf"(?s){WEIGHTS}: the weights do not fit {DESCRIPTION}.*{message}"):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "seed: 1", "\x80\x04"])
+def test_description_that_is_not_json(folder: Path, content: str) -> None:
+    (folder / DESCRIPTION).write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=rf"{DESCRIPTION}: not JSON"):
+        load_card(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"format": 2}', '{"format": "1"}'])
+def test_description_of_another_format(folder: Path, content: str) -> None:
+    (folder / DESCRIPTION).write_text(content)
+    with pytest.raises(InputError, match="field 'format': not a model description of format 1"):
+        load_card(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.update(colour="red"), "colour"),
+        (lambda card: card.pop("seed"), "seed"),
+        (lambda card: card.pop("encoder"), "encoder"),
+        (lambda card: card.pop("class_names"), "class_names"),
+        (lambda card: card["encoder"].update(depth=4), "depth"),
+        (lambda card: card.update(heads=[1]), "heads|mapping"),
+        (lambda card: card.update(seen_classes=3), "iterable"),
+    ],
+)
+def test_entries_missing_or_unknown_are_named(folder: Path, change: Callable, message: str) -> None:
+    edit_card(folder, change)
+    with pytest.raises(InputError, match=rf"{DESCRIPTION}: an entry is missing or unknown: .*({message})"):
+        load_card(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.update(layout="octopus"), "unknown skeleton layout 'octopus'"),
+        (lambda card: card["encoder"].update(preset="resnet"), "unknown preset 'resnet'"),
+        (lambda card: card["encoder"].update(groups=7), "groups must divide channels"),
+        (lambda card: card["encoder"].update(spatial="wavelet"), "wavelet"),
+        (lambda card: card["heads"].update(pooling="max"), "pooling must be one of"),
+        (lambda card: card["preprocessing"].update(num_frames="many"), ""),
+    ],
+)
+def test_description_of_no_model(folder: Path, change: Callable, message: str) -> None:
+    edit_card(folder, change)
+    with pytest.raises(InputError, match=rf"{DESCRIPTION}: describes no model: .*{message}"):
+        load_pretrained(folder)
