@@ -1,0 +1,197 @@
+"""The `mica` command. It reads arguments and calls; everything it does can be called from Python too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from mica.configs import add_config, find_recipe, load_config, read_config, recipes
+from mica.errors import InputError
+
+if TYPE_CHECKING:
+    from mica.evaluation.evaluate import ProtocolName
+
+DATASETS = {
+    "nw-ucla": "NW-UCLA from the JSON files of its CTR-GCN release (all_sqe/).",
+    "utd-mhad": "UTD-MHAD from its .mat files (Skeleton/).",
+    "synthetic": "Procedural motion of 16 everyday actions by 12 virtual people; needs no files.",
+}
+PROTOCOLS = {
+    "linear": "A linear classifier on frozen features: the peers' SGD recipe, and logistic regression.",
+    "knn": "The nearest training clip by cosine similarity.",
+    "zero-shot": "The nearest class by its prompts alone; unseen classes where the run left some out.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `mica` with `argv`; exits with status 2 on bad input, without a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(make_parser().parse_args(_with_recipe_paths(arguments)))
+    except InputError as error:
+        print(f"mica: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ArgumentError as error:
+        problem = " ".join(str(error).split())
+        print(f"mica: error: {problem}\n  hint: add --help to see what is accepted", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"mica: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mica: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(arguments: Namespace) -> None:
+    """Call what the parsed arguments ask for. Heavy modules are imported here, so that --help answers at once."""
+    command, options = arguments.subcommand, arguments[arguments.subcommand]
+    if command == "doctor":
+        from mica.doctor import examine
+
+        print(examine())
+    elif command == "demo":
+        from mica.demo import demo
+
+        demo(options.out, overwrite=options.overwrite)
+    elif command == "prepare":
+        from mica.data.formats import prepare
+
+        chosen = options[options.subcommand]
+        raw = chosen.get("raw")
+        print(prepare(options.subcommand, raw, chosen.out, overwrite=chosen.overwrite))
+    elif command == "pretrain":
+        _pretrain(options)
+    elif command == "evaluate":
+        _evaluate(options.subcommand, options[options.subcommand])
+    else:
+        from mica.data.store import Store
+        from mica.report import write_report
+
+        print(f"report: {write_report(Path(options.run), Store.open(options.data))}")
+
+
+def _pretrain(options: Namespace) -> None:
+    from mica.data.store import Store
+    from mica.training.loop import pretrain
+
+    config, store = read_config(options), Store.open(options.data)
+    pretrain(config, store, Path(options.out), overwrite=options.overwrite)
+    print(f"run: {options.out}\nnext: mica evaluate linear --run {options.out} --data {options.data}")
+
+
+def _evaluate(protocol: ProtocolName, options: Namespace) -> None:
+    from mica.data.store import Store
+    from mica.evaluation.evaluate import Evaluation, result_file
+    from mica.evaluation.table import results_table
+
+    result = Evaluation(options.run, Store.open(options.data)).evaluate(protocol, options.features)
+    print(results_table([result]))
+    print(f"result: {result_file(options.run, protocol, options.features)}")
+
+
+def make_parser() -> ArgumentParser:
+    parser = _parser("Language-skeleton contrastive pretraining for action recognition.", prog="mica")
+    commands = parser.add_subcommands(dest="subcommand", title="commands")
+    commands.add_subcommand("demo", _demo_parser(), help="pretrain, evaluate and explain, on made-up motion")
+    prepare = _parser("Read raw recordings, check every clip, write one Arrow store.")
+    commands.add_subcommand("prepare", prepare, help="raw recordings into one store file")
+    _add_datasets(prepare)
+    commands.add_subcommand("pretrain", _pretrain_parser(), help="train an encoder on a store")
+    evaluate = _parser("Score a run: choices on validation subjects, the test part once.")
+    commands.add_subcommand("evaluate", evaluate, help="score a run on the test part, once")
+    _add_protocols(evaluate)
+    commands.add_subcommand("report", _report_parser(), help="one HTML page about a run")
+    examined = _parser("Show versions, the device, and which kernels run, and why.")
+    commands.add_subcommand("doctor", examined, help="versions, device, and which kernels run, and why")
+    return parser
+
+
+def _parser(description: str, prog: str | None = None) -> ArgumentParser:
+    """A parser that raises ArgumentError, so that an error is one line and not a page of usage."""
+    return ArgumentParser(description=description, exit_on_error=False, prog=prog)
+
+
+def _demo_parser() -> ArgumentParser:
+    parser = _parser("The whole method on synthetic motion, in a few minutes on two cores.")
+    parser.add_argument(
+        "--out", type=str, default="runs/demo", help="directory for the store, run and report"
+    )
+    _add_overwrite(parser)
+    return parser
+
+
+def _add_datasets(parser: ArgumentParser) -> None:
+    datasets = parser.add_subcommands(dest="subcommand", title="datasets")
+    for name, text in DATASETS.items():
+        dataset = _parser(text)
+        if name != "synthetic":
+            dataset.add_argument(
+                "--raw", type=str, required=True, help="directory with the files as released"
+            )
+        dataset.add_argument("--out", type=str, required=True, help="the store to write, e.g. data/set.arrow")
+        _add_overwrite(dataset)
+        datasets.add_subcommand(name, dataset, help=text)
+
+
+def _pretrain_parser() -> ArgumentParser:
+    parser = _parser(
+        "Pretrain on the training part of a store. Start from a recipe and override what you like: "
+        "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none"
+    )
+    parser.add_argument("--config", action="config", help=f"a YAML file or a recipe: {', '.join(recipes())}")
+    parser.add_argument("--data", type=str, required=True, help="store that `mica prepare` wrote")
+    parser.add_argument("--out", type=str, required=True, help="run directory to create")
+    _add_overwrite(parser)
+    add_config(parser)
+    return parser
+
+
+def _add_protocols(parser: ArgumentParser) -> None:
+    protocols = parser.add_subcommands(dest="subcommand", title="protocols")
+    for name, text in PROTOCOLS.items():
+        protocol = _parser(text)
+        _add_run(protocol)
+        protocol.add_argument(
+            "--features",
+            choices=("trained", "random", "raw"),
+            default="trained",
+            help="the trained encoder; or, to compare, the same one untrained, or plain coordinates",
+        )
+        protocols.add_subcommand(name, protocol, help=text)
+
+
+def _report_parser() -> ArgumentParser:
+    parser = _parser("Write RUN/report.html: curves, confusion, embedding map, FreST gate.")
+    _add_run(parser)
+    return parser
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--run", type=str, required=True, help="run directory that `mica pretrain` wrote")
+    parser.add_argument("--data", type=str, required=True, help="store that `mica prepare` wrote")
+
+
+def _add_overwrite(parser: ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def _with_recipe_paths(arguments: list[str]) -> list[str]:
+    """Replace the name of a shipped recipe behind --config by its file, checked, so that an error names it."""
+    out: list[str] = []
+    for argument in arguments:
+        if out and out[-1] == "--config":
+            argument = _checked_recipe(argument)
+        elif argument.startswith("--config="):
+            argument = f"--config={_checked_recipe(argument.removeprefix('--config='))}"
+        out.append(argument)
+    return out
+
+
+def _checked_recipe(name: str) -> str:
+    load_config(name)
+    return str(find_recipe(name))
