@@ -15,7 +15,9 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> Path:
     """Return `path`; raise `InputError` if it exists and may not be overwritten."""
     path = Path(path)
     if path.exists() and not overwrite:
-        raise InputError("exists already", file=path, hint="pass --overwrite to replace it, or name another output")
+        raise InputError(
+            "exists already", file=path, hint="pass --overwrite to replace it, or name another output"
+        )
     return path
 
 

@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # From the top; a room imports from its own floor or from those below it, and never in a circle.
 FLOORS = [
+    {"mica.__main__"},
     {"mica.cli"},
     {"mica.demo", "mica.doctor"},
     {"mica.configs"},

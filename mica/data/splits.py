@@ -56,12 +56,13 @@ PROTOCOLS = (
 
 
 def protocols_of(dataset: str) -> tuple[Protocol, ...]:
-    """Return the protocols of `dataset`, the usual one first; `InputError` if it has none."""
-    found = tuple(protocol for protocol in PROTOCOLS if protocol.dataset == dataset)
-    if not found:
-        known = ", ".join(sorted({protocol.dataset for protocol in PROTOCOLS}))
-        raise InputError(f"no protocol is known for data set '{dataset}'", hint=f"there are some for {known}")
-    return found
+    """Return the protocols of `dataset`, the usual one first; one's own set has one: odd subjects train.
+
+    >>> [protocol.name for protocol in protocols_of("ntu60")], protocols_of("my-set")[0].description
+    (['cross-subject', 'cross-view'], 'odd subjects train, even ones test')
+    """
+    own = Protocol("cross-subject", dataset, "odd subjects train, even ones test", "subjects", _ODD, None)
+    return tuple(protocol for protocol in PROTOCOLS if protocol.dataset == dataset) or (own,)
 
 
 def get_protocol(dataset: str, name: str) -> Protocol:
@@ -123,8 +124,10 @@ def validation_subjects(subjects: Int[np.ndarray, " subjects"]) -> Int[np.ndarra
 
 def describe(store: Store) -> dict[str, str]:
     """Return for each protocol of the store's data set how its counts compare with the published ones."""
-    protocols = [protocol for protocol in PROTOCOLS if protocol.dataset == store.info.dataset]
-    return {protocol.name: _note(protocol, protocol.train_mask(store)) for protocol in protocols}
+    return {
+        protocol.name: _note(protocol, protocol.train_mask(store))
+        for protocol in protocols_of(store.info.dataset)
+    }
 
 
 def _note(protocol: Protocol, train_mask: Bool[np.ndarray, " clips"]) -> str:

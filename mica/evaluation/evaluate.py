@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,7 @@ class Evaluation:
             result = self._described(both["sgd"])
             result["logistic_regression"] = self._described(both["logistic_regression"])
         elif protocol == "knn":
-            result = self._described(protocols.knn(self._candidates(source)))
+            result = self._described(protocols.knn({**self._candidates(source), **self._text_space(source)}))
         else:
             result = self._zero_shot(source)
         result = {"protocol": protocol, "source": source, **result, **self._circumstances(source)}
@@ -75,6 +76,15 @@ class Evaluation:
                     "pooled": encoder_features(model, self.card, self.store, self.division)
                 }
         return self._features[source]
+
+    def _text_space(self, source: Source) -> dict[str, SplitFeatures]:
+        """The embeddings in the text's space, where the model has learned one: neighbours may be sought there too."""
+        if source != "trained" or self.model.semantic is None:
+            return {}
+        pooled, device = self._candidates(source)["pooled"], next(self.model.parameters()).device
+        with torch.inference_mode():
+            train, test = (self.model.embed(part.to(device)).cpu() for part in (pooled.train, pooled.test))
+        return {"text space": replace(pooled, train=train, test=test)}
 
     def _zero_shot(self, source: Source) -> dict[str, Any]:
         """Unseen classes where the run left some out; else all classes by their prompts, which is not zero-shot."""

@@ -81,12 +81,12 @@ class FreST(nn.Module):
             )
         return x + self.norm(self.mix(self.filter(x)))
 
-    def filter(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
+    def filter(self, x: Float[Tensor, "N C T V"], gated: bool = True) -> Float[Tensor, "N C T V"]:
         """The filtered signal alone, before channels are mixed: spatial response, then the spectral gate."""
         if self.spatial_basis is not None:
             x = self._spatial(x)
         weight = resample_spectrum(self.gate.weight, x.shape[2])
-        threshold = self.gate.threshold
+        threshold = self.gate.threshold if gated else None
         if threshold is not None and self.gate.sparsity == "bin":
             # The coefficient of a wave grows as sqrt(T) with the number of samples of the same clip.
             threshold = threshold * math.sqrt(x.shape[2] / self.num_frames)
@@ -105,11 +105,14 @@ class FreST(nn.Module):
         """What the gate keeps, for people to look at.
 
         Returns "filter": the filter's magnitude (joints, frequencies), mean over groups; and, where `x` is given,
-        "kept": the share of channels in which each joint of each clip passes, (clips, joints), in [0, 1].
+        "kept": of the channels in which a joint of a clip moves at all, the share that the gate lets pass, (clips,
+        joints), in [0, 1].
         """
         out = {"filter": torch.linalg.vector_norm(self.gate.weight, dim=-1).mean(0).T}
         if x is not None:
-            out["kept"] = (self.filter(x).abs().amax(2) > 0).float().mean(1)
+            filtered, gated = self.filter(x, gated=False), self.filter(x)
+            active, passed = (signal.abs().amax(2).gt(0).sum(1) for signal in (filtered, gated))
+            out["kept"] = passed / active.clamp_min(1)
         return out
 
 

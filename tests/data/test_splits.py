@@ -107,11 +107,17 @@ def test_an_empty_part_is_refused(
     assert caught.value.file == store.path
 
 
+def test_ones_own_set_divides_by_odd_and_even_subjects(make_clip: MakeClip, make_store: MakeStore) -> None:
+    info = StoreInfo("my-set", "kinect-20", ("wave",), 30.0)
+    store = make_store([make_clip(f"{subject}", subject=subject) for subject in (1, 2, 3, 4, 5)], info)
+    division = split(store, "cross-subject")
+    assert store.subjects[division.train].tolist() == [1, 3, 5]
+    assert store.subjects[division.test].tolist() == [2, 4]
+
+
 def test_unknown_names_list_the_known_ones(store: Store) -> None:
     with pytest.raises(InputError, match=r"(?s)'cross-view' for utd-mhad.*cross-subject"):
         split(store, "cross-view")
-    with pytest.raises(InputError, match=r"(?s)'kinetics'.*nw-ucla"):
-        protocols_of("kinetics")
     with pytest.raises(InputError, match=r"(?s)'50/10' for ntu60.*55/5, 48/12"):
         zero_shot_split("ntu60", "50/10")
     with pytest.raises(InputError, match=r"(?s)nw-ucla.*none"):
