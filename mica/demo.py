@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from mica.configs import load_config
 from mica.data.formats import prepare
@@ -21,16 +20,14 @@ def demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     Raises InputError where `out` exists and may not be overwritten.
     """
     folder = refuse_existing(out, overwrite)
-    if folder.exists():
-        shutil.rmtree(folder)
     data, run = folder / "synthetic.arrow", folder / "run"
     print("1/4  synthetic motion: 16 everyday actions by 12 virtual people")
-    print(prepare("synthetic", None, data))
+    print(prepare("synthetic", None, data, overwrite=overwrite))
     store = Store.open(data)
     print(
         "\n2/4  pretraining on half of the people; the bar shows the kNN accuracy on people held out from it"
     )
-    pretrain(load_config("synthetic"), store, run)
+    pretrain(load_config("synthetic"), store, run, overwrite=overwrite)
     print("\n3/4  evaluation on the other half of the people")
     evaluation = Evaluation(run, store)
     results = [evaluation.evaluate("linear", source) for source in ("raw", "random", "trained")]

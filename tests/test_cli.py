@@ -1,0 +1,172 @@
+"""The command line, from raw files to a score; what is refused is in test_bad_commands.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mica import cli
+from mica.cli import main, make_parser
+from mica.configs import load_config
+from mica.data.formats import FORMATS
+from mica.data.store import Store
+
+TINY = """
+preprocessing: {num_frames: 8}
+encoder: {preset: stgcn-small}
+heads: {segments: 1, hidden: 16, projection: 8}
+augment: {shear: 0.3}
+text: none
+optimizer: {epochs: 1, batch_size: 16}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path / "tiny.yaml"
+
+
+def test_pretrain_then_evaluate(
+    tiny_store: Store, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = str(tmp_path / "run"), str(tiny_store.path)
+    main(
+        [
+            "pretrain",
+            "--config",
+            str(recipe),
+            "--data",
+            data,
+            "--out",
+            run,
+            "--seed",
+            "4",
+            "--optimizer.lr",
+            "2e-3",
+        ]
+    )
+    assert f"run: {run}" in capsys.readouterr().out
+    config = load_config(f"{run}/config.yaml")
+    assert (config.seed, config.optimizer.lr, config.optimizer.batch_size) == (4, 2e-3, 16)
+    main(["evaluate", "knn", "--run", run, "--data", data])
+    out = capsys.readouterr().out
+    result = json.loads(Path(run, "evaluation", "knn.json").read_text())
+    assert f"{result['top1']:.1f}" in out
+    assert str(Path(run, "evaluation", "knn.json")) in out
+    main(["evaluate", "knn", "--run", run, "--data", data, "--features", "raw"])
+    assert Path(run, "evaluation", "raw-knn.json").is_file()
+    main(["pretrain", f"--config={run}/config.yaml", "--data", data, "--out", run, "--overwrite"])
+    assert load_config(f"{run}/config.yaml") == config
+    assert not Path(run, "evaluation").exists()
+
+
+def nw_ucla_clips(folder: Path, frames: int) -> None:
+    """A clip of each of ten actions by two subjects, seen from three sides."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for label, action in enumerate((1, 2, 3, 4, 5, 6, 8, 9, 11, 12), start=1):
+        for subject in (1, 2):
+            for view in (1, 2, 3):
+                name = f"a{action:02}_s{subject:02}_e00_v{view:02}"
+                content = {
+                    "file_name": name,
+                    "label": label,
+                    "skeletons": random.normal(size=(frames, 20, 3)).tolist(),
+                }
+                (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_clips_of_one_frame_are_legal(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nw_ucla_clips(tmp_path / "raw", frames=1)
+    data, run = str(tmp_path / "one.arrow"), str(tmp_path / "run")
+    main(["prepare", "nw-ucla", "--raw", str(tmp_path / "raw"), "--out", data])
+    out = capsys.readouterr().out
+    assert "60 clips of nw-ucla" in out
+    assert "frames 1 to 1" in out
+    assert "found 40 / 20, published 1,020 / 464" in out
+    arguments = ["--config", str(recipe), "--data", data, "--out", run, "--split.protocol", "cross-view"]
+    main(["pretrain", *arguments, "--preprocessing.stream", "motion"])
+    main(["evaluate", "knn", "--run", run, "--data", data])
+    assert json.loads(Path(run, "metrics.jsonl").read_text())["loss"] > 0
+
+
+def test_doctor_prints_its_report(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert out.startswith("versions")
+    assert "spectral_gate" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("--help", ("demo", "prepare", "pretrain", "evaluate", "report", "doctor")),
+        ("demo --help", ("--out", "--overwrite")),
+        ("prepare --help", ("nw-ucla", "utd-mhad", "synthetic")),
+        ("prepare utd-mhad --help", ("--raw", "--out", "--overwrite")),
+        ("evaluate --help", ("linear", "knn", "zero-shot")),
+        ("evaluate knn --help", ("--run", "--data", "--features")),
+        ("report --help", ("--run", "--data")),
+        (
+            "pretrain --help",
+            ("--config", "--optimizer.lr", "--split.zero_shot", "--augment.mirror", "synthetic"),
+        ),
+        ("pretrain --help", ("peak learning rate", "passes over the clips")),
+    ],
+)
+def test_help_names_what_there_is(
+    command: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(command.split())
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert [word for word in words if word not in text] == []
+
+
+def test_every_format_can_be_prepared() -> None:
+    assert set(cli.DATASETS) == set(FORMATS)
+
+
+def test_a_stop_by_the_user_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", stop)
+    with pytest.raises(SystemExit) as exit_:
+        main(["doctor"])
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "mica: stopped\n"
+
+
+def test_flags_stand_beside_a_recipe_in_any_order(recipe: Path) -> None:
+    parsed = make_parser().parse_args(
+        ["pretrain", "--seed", "7", "--data", "a", "--config", str(recipe), "--out", "b", "--knn_every", "2"]
+    )
+    assert (parsed.pretrain.knn_every, parsed.pretrain.heads.hidden) == (2, 16)
+
+
+def test_installed_entry_point(tmp_path: Path) -> None:
+    """A process of its own: status 2 and two lines, not a page."""
+    code = "import sys; from mica.cli import main; main(sys.argv[1:])"
+    arguments = ["prepare", "nw-ucla", "--raw", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a.arrow")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"mica: error: {tmp_path / 'nowhere'}: no such directory",
+        "  hint: give the directory that holds all_sqe/*.json",
+    ]
+    assert list(tmp_path.iterdir()) == []
