@@ -1,0 +1,41 @@
+"""The README is run, block by block: its examples are what people copy first."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mica.cli import make_parser
+from mica.configs import recipes
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("mica ")]
+
+
+@pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
+def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_parse(command: str) -> None:
+    arguments = command.split()[1:]
+    if "--config" in arguments:
+        position = arguments.index("--config") + 1
+        arguments[position] = str(recipes()[arguments[position]])
+    assert make_parser().parse_args(arguments).subcommand == arguments[0]
+
+
+def test_every_recipe_is_named() -> None:
+    for name in recipes():
+        assert f"`{name}`" in README or f"`{name.removesuffix('-self-supervised')}`" in README
+
+
+def test_files_it_points_to_exist() -> None:
+    root = Path(__file__).resolve().parents[1]
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (root / target).exists(), target
