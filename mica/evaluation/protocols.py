@@ -37,21 +37,15 @@ def choose_and_test(candidates: dict[str, SplitFeatures], classifiers: dict[str,
 
     Ties go to what comes first.
     """
-    best, best_score = ("", ""), -1.0
-    if len(candidates) * len(classifiers) == 1:
-        best = (next(iter(candidates)), next(iter(classifiers)))
-    else:
-        for name, features in candidates.items():
-            fit, fit_labels, validation, truth = features.for_choosing
-            for setting, classify in classifiers.items():
-                score = accuracy(classify(fit, fit_labels, validation), truth)
-                if score > best_score:
-                    best, best_score = (name, setting), score
+    scores: dict[tuple[str, str], float] = {}
+    for name, features in candidates.items():
+        fit, fit_labels, validation, truth = features.for_choosing
+        for setting, classify in classifiers.items():
+            scores[name, setting] = accuracy(classify(fit, fit_labels, validation), truth)
+    best = max(scores, key=scores.__getitem__)
     features, classify = candidates[best[0]], classifiers[best[1]]
     predicted = classify(features.train, features.train_labels, features.test)
-    chosen: dict[str, Any] = {"features": best[0], "setting": best[1]}
-    if best_score >= 0:
-        chosen["validation_top1"] = best_score
+    chosen = {"features": best[0], "setting": best[1], "validation_top1": scores[best]}
     return Prediction(predicted, features.test_labels, chosen)
 
 

@@ -168,17 +168,6 @@ def test_the_better_on_validation_is_chosen_and_ties_go_to_the_first() -> None:
     assert choose_and_test({"a": good, "b": good}, nearest).chosen["features"] == "a"
 
 
-def test_one_candidate_needs_no_choice() -> None:
-    f, calls = features(), []
-
-    def spy(train: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-        calls.append(len(train))
-        return torch.zeros(len(queries), dtype=torch.long)
-
-    assert choose_and_test({"pooled": f}, {"only": spy}).chosen == {"features": "pooled", "setting": "only"}
-    assert calls == [48]
-
-
 def test_describe_counts_as_a_loop_does() -> None:
     names = ["a", "b", "c", "never asked", "never at all"]
     random = Generator().manual_seed(0)
