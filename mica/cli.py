@@ -158,9 +158,10 @@ def _add_protocols(parser: ArgumentParser) -> None:
         _add_run(protocol)
         protocol.add_argument(
             "--features",
-            choices=("trained", "random", "raw"),
+            choices=("trained", "random", "raw", "turned"),
             default="trained",
-            help="the trained encoder; or, to compare, the same one untrained, or plain coordinates",
+            help="the trained encoder; to compare: the same one untrained (random), plain coordinates (raw), "
+            "or those turned to the front by the first frame (turned)",
         )
         protocols.add_subcommand(name, protocol, help=text)
 

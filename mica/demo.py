@@ -30,8 +30,8 @@ def demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     pretrain(load_config("synthetic"), store, run, overwrite=overwrite)
     print("\n3/4  evaluation on the other half of the people")
     evaluation = Evaluation(run, store)
-    results = [evaluation.evaluate("linear", source) for source in ("raw", "random", "trained")]
-    results += [evaluation.evaluate("knn", source) for source in ("raw", "random", "trained")]
+    results = [evaluation.evaluate("linear", source) for source in ("turned", "random", "trained")]
+    results += [evaluation.evaluate("knn", source) for source in ("turned", "random", "trained")]
     results.append(evaluation.evaluate("zero-shot"))
     print("\n4/4  report")
     report = write_report(run, store, folder / "report.html")

@@ -36,16 +36,18 @@ class Evaluation:
         self.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         check_fit(self.card, store)
         self.division: Split = split(store, self.card.protocol)
-        self._features: dict[Source, dict[str, SplitFeatures]] = {}
+        self._features: dict[Source, SplitFeatures] = {}
 
     def evaluate(self, protocol: ProtocolName, source: Source = "trained") -> dict[str, Any]:
         """Score the test part, write evaluation/<protocol>.json (random-<protocol>.json, ...) and return it."""
         if protocol == "linear":
-            both = protocols.linear(self._candidates(source), len(self.card.class_names))
+            both = protocols.linear(self._pooled(source), len(self.card.class_names))
             result = self._described(both["sgd"])
             result["logistic_regression"] = self._described(both["logistic_regression"])
         elif protocol == "knn":
-            result = self._described(protocols.knn({**self._candidates(source), **self._text_space(source)}))
+            result = self._described(
+                protocols.knn({"pooled": self._pooled(source), **self._text_space(source)})
+            )
         else:
             result = self._zero_shot(source)
         result = {"protocol": protocol, "source": source, **result, **self._circumstances(source)}
@@ -66,22 +68,22 @@ class Evaluation:
             "class_names": list(card.class_names),
         }
 
-    def _candidates(self, source: Source) -> dict[str, SplitFeatures]:
+    def _pooled(self, source: Source) -> SplitFeatures:
         if source not in self._features:
-            if source == "raw":
-                self._features[source] = raw_features(self.card, self.store, self.division)
+            card, store, division = self.card, self.store, self.division
+            if source in ("trained", "random"):
+                model: MICA = self.model if source == "trained" else random_model(card)
+                self._features[source] = encoder_features(model, card, store, division)
             else:
-                model: MICA = self.model if source == "trained" else random_model(self.card)
-                self._features[source] = {
-                    "pooled": encoder_features(model, self.card, self.store, self.division)
-                }
+                turned = source == "turned"
+                self._features[source] = raw_features(card, store, division, align_view=turned)
         return self._features[source]
 
     def _text_space(self, source: Source) -> dict[str, SplitFeatures]:
         """The embeddings in the text's space, where the model has learned one: neighbours may be sought there too."""
         if source != "trained" or self.model.semantic is None:
             return {}
-        pooled, device = self._candidates(source)["pooled"], next(self.model.parameters()).device
+        pooled, device = self._pooled(source), next(self.model.parameters()).device
         with torch.inference_mode():
             train, test = (self.model.embed(part.to(device)).cpu() for part in (pooled.train, pooled.test))
         return {"text space": replace(pooled, train=train, test=test)}
@@ -99,7 +101,7 @@ class Evaluation:
         candidates = torch.tensor(unseen or list(labels))
         encoder = load_text_encoder(self.card.text, self.card.text_path)
         texts = class_embeddings(encoder, self.card.dataset, self.card.class_names)
-        features = self._candidates(source)["pooled"]
+        features = self._pooled(source)
         asked = torch.isin(features.test_labels, candidates)
         if not asked.any():
             raise InputError("the test part has no clip of an unseen class", file=self.store.path)

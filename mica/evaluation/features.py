@@ -19,7 +19,7 @@ from mica.models.pretrained import ModelCard
 from mica.skeleton import SkeletonLayout
 from mica.transforms.streams import Stream, to_stream
 
-Source = Literal["trained", "random", "raw"]
+Source = Literal["trained", "random", "raw", "turned"]
 
 
 @dataclass
@@ -71,19 +71,16 @@ def random_model(card: ModelCard) -> MICA:
     return card.build().eval()
 
 
-def raw_features(card: ModelCard, store: Store, division: Split) -> dict[str, SplitFeatures]:
-    """Resampled coordinates, turned to the front or not: two candidates, so that the floor is a strong one."""
-    candidates = {}
-    for name, align_view in (("as recorded", False), ("turned to the front", True)):
-        how = replace(card.preprocessing, align_view=align_view)
+def raw_features(card: ModelCard, store: Store, division: Split, *, align_view: bool) -> SplitFeatures:
+    """Coordinates resampled and centred as for the encoder, as recorded or turned to the front: the floor."""
+    how = replace(card.preprocessing, align_view=align_view)
 
-        def read(indices: np.ndarray, how=how) -> tuple[Tensor, Tensor]:
-            loader = DataLoader(SkeletonDataset(store, indices, how), batch_size=256)
-            batches = [(batch["x"].flatten(1), batch["label"]) for batch in loader]
-            return torch.cat([x for x, _ in batches]), torch.cat([labels for _, labels in batches])
+    def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        loader = DataLoader(SkeletonDataset(store, indices, how), batch_size=256)
+        batches = [(batch["x"].flatten(1), batch["label"]) for batch in loader]
+        return torch.cat([x for x, _ in batches]), torch.cat([labels for _, labels in batches])
 
-        candidates[name] = _by_part(division, read(division.train), read(division.test))
-    return candidates
+    return _by_part(division, read(division.train), read(division.test))
 
 
 def _by_part(division: Split, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> SplitFeatures:

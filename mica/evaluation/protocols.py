@@ -49,7 +49,7 @@ def choose_and_test(candidates: dict[str, SplitFeatures], classifiers: dict[str,
     return Prediction(predicted, features.test_labels, chosen)
 
 
-def linear(candidates: dict[str, SplitFeatures], num_classes: int, seed: int = 0) -> dict[str, Prediction]:
+def linear(features: SplitFeatures, num_classes: int, seed: int = 0) -> dict[str, Prediction]:
     """The linear probe twice: "sgd" (the peers' recipe) and "logistic_regression"."""
     rates: dict[str, Classifier] = {
         f"lr {lr:g}": partial(sgd_probe, num_classes=num_classes, lr=lr, seed=seed) for lr in LEARNING_RATES
@@ -58,8 +58,8 @@ def linear(candidates: dict[str, SplitFeatures], num_classes: int, seed: int = 0
         f"C {c:g}": partial(logistic_regression, inverse_penalty=c) for c in INVERSE_PENALTIES
     }
     return {
-        "sgd": choose_and_test(candidates, rates),
-        "logistic_regression": choose_and_test(candidates, penalties),
+        "sgd": choose_and_test({"pooled": features}, rates),
+        "logistic_regression": choose_and_test({"pooled": features}, penalties),
     }
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int
 
 from mica.errors import InputError
+from mica.evaluation.table import SOURCES
 from mica.training.run import CONFIG, EVALUATION, METRICS
 
 # What the run is compared with lies beside its own results: evaluation/random-linear.json beside linear.json.
-SOURCES = {"random-": "random encoder", "raw-": "raw coordinates"}
+BASELINES = {f"{source}-": name for source, name in SOURCES.items() if source != "trained"}
 _SECOND_CLASSIFIER = "logistic_regression"
 
 
@@ -69,7 +70,7 @@ def read_evaluations(folder: Path) -> dict[str, Evaluation]:
     own: dict[str, Evaluation] = {}
     others: list[tuple[str, Evaluation]] = []
     for file in sorted(folder.glob("*.json")):
-        source = next((name for prefix, name in SOURCES.items() if file.stem.startswith(prefix)), None)
+        source = next((name for prefix, name in BASELINES.items() if file.stem.startswith(prefix)), None)
         for evaluation in read_evaluation(file):
             if source is None:
                 own[evaluation.protocol] = evaluation

@@ -62,11 +62,10 @@ def test_result_tells_its_circumstances(run: Path, tiny_store: Store) -> None:
 
 def test_untrained_sources_have_files_of_their_own(run: Path, tiny_store: Store) -> None:
     evaluation = Evaluation(run, tiny_store)
-    results = [evaluation.evaluate("knn", source) for source in ("trained", "random", "raw")]
-    assert [result["pretrained_on"] for result in results] == ["fit", None, None]
+    results = [evaluation.evaluate("knn", source) for source in ("trained", "random", "raw", "turned")]
+    assert [result["pretrained_on"] for result in results] == ["fit", None, None, None]
     names = sorted(path.name for path in (run / "evaluation").iterdir())
-    assert names == ["knn.json", "random-knn.json", "raw-knn.json"]
-    assert results[2]["chosen"]["features"] in ("as recorded", "turned to the front")
+    assert names == ["knn.json", "random-knn.json", "raw-knn.json", "turned-knn.json"]
 
 
 def test_a_result_is_replaced_whole_or_not_at_all(
@@ -114,7 +113,8 @@ def test_random_features_differ_from_trained(tiny_run: Path, tiny_store: Store) 
 def test_parts_are_those_of_the_split(tiny_run: Path, tiny_store: Store) -> None:
     evaluation = Evaluation(tiny_run, tiny_store)
     division = evaluation.division
-    for features in raw_features(evaluation.card, tiny_store, division).values():
+    for turned in (False, True):
+        features = raw_features(evaluation.card, tiny_store, division, align_view=turned)
         assert features.train_labels.tolist() == tiny_store.labels[division.train].tolist()
         assert features.test_labels.tolist() == tiny_store.labels[division.test].tolist()
         assert division.train[features.fit.numpy()].tolist() == division.fit.tolist()
