@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from mica.evaluation.features import standardise
 
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
