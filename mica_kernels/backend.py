@@ -1,20 +1,28 @@
 """Which implementation of an operator runs, and why.
 
 An operator asks `choose` at every call. The caller's `impl=` decides; where that is "auto", the environment
-variable MICA_KERNELS_IMPL decides; where that is unset or "auto" too, whatever serves the tensors best runs.
+variable MICA_KERNELS_IMPL decides; where that is unset or "auto" too, the kernel runs where it serves the tensors, and
+the reference elsewhere. On a CPU the kernel runs only on demand, in Triton's interpreter (TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mica_kernels import device as devices
+from mica_kernels.spectral import configs
+
 OPERATORS = ("spectral_gate", "info_nce", "similarity_kl")
 IMPLEMENTATIONS = ("auto", "reference", "triton")
 VARIABLE = "MICA_KERNELS_IMPL"
+
+OLDEST = (8, 0)
+"""The compute capability from which on a GPU has bfloat16 and tf32 matrix units."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Choice:
 
 
 def choose(operator: str, *tensors: Tensor, impl: str = "auto") -> Choice:
-    """Decide which implementation of `operator` runs on `tensors`.
+    """Decide which implementation of `operator` runs on `tensors`, the signals first.
 
     "auto" never fails. Raises RuntimeError where "triton" is demanded and no kernel serves, ValueError for an
     operator or an implementation that does not exist.
@@ -35,7 +43,7 @@ def choose(operator: str, *tensors: Tensor, impl: str = "auto") -> Choice:
     Choice(impl='reference', reason='impl="reference" was asked for')
     """
     device = tensors[0].device if tensors else torch.device("cpu")
-    return _choose(operator, device, impl)
+    return _choose(operator, device, tensors, impl)
 
 
 def explain(device: torch.device | str) -> dict[str, Choice]:
@@ -50,22 +58,28 @@ def explain(device: torch.device | str) -> dict[str, Choice]:
     choices = {}
     for operator in OPERATORS:
         try:
-            choices[operator] = _choose(operator, device, "auto")
+            choices[operator] = _choose(operator, device, (), "auto")
         except (RuntimeError, ValueError) as error:
             choices[operator] = Choice("none", str(error))
     return choices
 
 
-def _choose(operator: str, device: torch.device, impl: str) -> Choice:
+def _choose(operator: str, device: torch.device, tensors: tuple[Tensor, ...], impl: str) -> Choice:
     if operator not in OPERATORS:
         raise ValueError(f"operator must be one of {', '.join(OPERATORS)}; got {operator!r}")
     asked, source = _asked(impl)
     if asked == "reference":
         return Choice("reference", f"{source} was asked for")
-    missing = _missing_kernel(operator, device)
+    obstacle = _obstacle(operator, device, tensors)
     if asked == "triton":
-        raise RuntimeError(f'{source} was asked for, but {missing}; ask for "auto" or "reference"')
-    return Choice("reference", f"{missing}, so the PyTorch reference runs")
+        if obstacle is not None:
+            raise RuntimeError(f'{source} was asked for, but {obstacle}; ask for "auto" or "reference"')
+        return Choice("triton", f"{source} was asked for")
+    if obstacle is None and device.type == "cpu":
+        obstacle = "on the CPU the kernel only runs in Triton's interpreter, which is for tests"
+    if obstacle is None:
+        return Choice("triton", f"the compiled kernel serves {device.type}")
+    return Choice("reference", f"{obstacle}, so the PyTorch reference runs")
 
 
 def _asked(impl: str) -> tuple[str, str]:
@@ -79,6 +93,28 @@ def _asked(impl: str) -> tuple[str, str]:
     return impl, source
 
 
-def _missing_kernel(operator: str, device: torch.device) -> str:
-    """Why no compiled kernel serves `operator` on `device`."""
-    return f"this version has no compiled kernel for {operator} on {device.type}"
+def _obstacle(operator: str, where: torch.device, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why no kernel can serve `operator` on a device and these tensors; None where one can."""
+    if operator not in _UNSERVED:
+        return f"this version has no compiled kernel for {operator}"
+    if where.type not in ("cuda", "cpu"):
+        return f"the kernel serves NVIDIA GPUs, not {where.type}"
+    if not devices.triton_installed():
+        return "Triton, which compiles the kernel, is not installed"
+    if where.type == "cpu" and not devices.interpreted():
+        return "the kernel needs a GPU, and this runs on the CPU"
+    if where.type == "cuda" and not torch.cuda.is_available():
+        return "the kernel needs a GPU, and PyTorch finds none"
+    if where.type == "cuda" and torch.version.hip is not None:
+        return "the kernel has not been tried on AMD GPUs"
+    if where.type == "cuda" and devices.capability(where) < OLDEST:
+        return f"the kernel needs compute capability {OLDEST[0]}.{OLDEST[1]}, and this GPU is older"
+    return _UNSERVED[operator](*tensors) if tensors else None
+
+
+def _spectral_gate_unserved(x: Tensor, *_: Tensor) -> str | None:
+    return configs.unserved(x.shape[2], str(x.dtype).removeprefix("torch."))
+
+
+_UNSERVED: dict[str, Callable[..., str | None]] = {"spectral_gate": _spectral_gate_unserved}
+"""The operators that have kernels, and what says why one does not serve some tensors."""

@@ -14,7 +14,8 @@ Amplitudes lie within the range of the signal, so half-precision operands do not
 `forward_long` and `backward_long` go through the pairs in blocks: PAIRS pairs at a time, STEP samples at a time, so
 that T is padded to multiples of those. SPAN, a power of two, holds half the samples of a column.
 
-FLAT: the columns of a clip lie one after another, and every row of them starts at a multiple of 16 bytes.
+LAYOUT "flat": the columns of a clip lie one after another, and every row of them starts at a multiple of 16 bytes;
+"near": any strides, but a clip spans less than 2^31 elements; "far": any strides. Clips may always be far apart.
 The adjoint needs half the gradients of the amplitudes, da and db: these are the raw sums of dy.
 """
 
@@ -35,11 +36,19 @@ def _share(clips, chunk, channels, joints, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _columns(block, channels, joints, channels_fastest, FLAT: tl.constexpr, ALIGN: tl.constexpr, COLUMNS: tl.constexpr):
+def _columns(
+    block,
+    channels,
+    joints,
+    channels_fastest,
+    LAYOUT: tl.constexpr,
+    ALIGN: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     """Index, channel and joint of the columns of a block, and whether there is such a column."""
     columns = block * COLUMNS + tl.arange(0, COLUMNS)
     count = channels * joints
-    if FLAT:  # tells the compiler that a mask never splits 16 bytes
+    if LAYOUT == "flat":  # tells the compiler that a mask never splits 16 bytes
         count = count // ALIGN * ALIGN
     fast = tl.where(channels_fastest != 0, channels, joints)
     channel = tl.where(channels_fastest != 0, columns % fast, columns // fast)
@@ -48,18 +57,22 @@ def _columns(block, channels, joints, channels_fastest, FLAT: tl.constexpr, ALIG
 
 
 @triton.jit
-def _offsets(columns, channel, joint, channel_stride, joint_stride, FLAT: tl.constexpr):
+def _offsets(columns, channel, joint, channel_stride, joint_stride, LAYOUT: tl.constexpr):
     """Where each column starts within a clip."""
-    if FLAT:
-        return columns.to(tl.int64)
-    return channel.to(tl.int64) * channel_stride + joint.to(tl.int64) * joint_stride
+    if LAYOUT == "flat":
+        offsets = columns
+    elif LAYOUT == "near":
+        offsets = channel * channel_stride.to(tl.int32) + joint * joint_stride.to(tl.int32)
+    else:
+        offsets = channel * channel_stride + joint * joint_stride
+    return offsets
 
 
 @triton.jit
-def _clip(tensor, clip, clip_stride, FLAT: tl.constexpr):
+def _clip(tensor, clip, clip_stride, LAYOUT: tl.constexpr):
     """Where a clip starts."""
     start = tensor + clip * clip_stride
-    return tl.multiple_of(start, 16) if FLAT else start
+    return tl.multiple_of(start, 16) if LAYOUT == "flat" else start
 
 
 @triton.jit
@@ -85,27 +98,31 @@ def _filter(weight, group, joint, inside, first_pair, frames, joints, PAIRS: tl.
 @triton.jit
 def _basis(basis, first_pair, start, SIZE: tl.constexpr, PAIRS: tl.constexpr, STEP: tl.constexpr):
     """Cosines and sines, [pairs x samples], out of two matrices [SIZE x SIZE]."""
-    corner = tl.multiple_of(basis + first_pair * SIZE + start, 16)
+    corner = basis + first_pair * SIZE + start
     place = tl.arange(0, PAIRS)[:, None] * SIZE + tl.arange(0, STEP)[None, :]
     return tl.load(corner + place), tl.load(corner + SIZE * SIZE + place)
 
 
 @triton.jit
-def _mirrored(clip, offsets, inside, start, frames, frame_stride, FLAT: tl.constexpr, STEP: tl.constexpr):
+def _mirrored(clip, offsets, inside, start, frames, frame_stride, LAYOUT: tl.constexpr, STEP: tl.constexpr):
     """Pointers to the samples t and T - 1 - t, [samples x columns], and which of them exist."""
-    if FLAT:
+    if LAYOUT == "flat":
         ALIGN: tl.constexpr = 128 // clip.dtype.element_ty.primitive_bitwidth
         frame_stride = frame_stride // ALIGN * ALIGN
+    if LAYOUT == "near":
+        frame_stride = frame_stride.to(tl.int32)
     time = start + tl.arange(0, STEP)[:, None]
-    early = clip + time * frame_stride + offsets[None, :]
-    late = clip + (frames - 1 - time) * frame_stride + offsets[None, :]
+    early = clip + (time * frame_stride + offsets[None, :])
+    late = clip + ((frames - 1 - time) * frame_stride + offsets[None, :])
     return early, late, (time < (frames + 1) // 2) & inside[None, :], (time < frames // 2) & inside[None, :]
 
 
 @triton.jit
-def _fold(clip, offsets, inside, start, frames, frame_stride, FLAT: tl.constexpr, STEP: tl.constexpr):
+def _fold(clip, offsets, inside, start, frames, frame_stride, LAYOUT: tl.constexpr, STEP: tl.constexpr):
     """Half sums and half differences of mirrored samples, [columns x samples]."""
-    early, late, has_early, has_late = _mirrored(clip, offsets, inside, start, frames, frame_stride, FLAT, STEP)
+    early, late, has_early, has_late = _mirrored(
+        clip, offsets, inside, start, frames, frame_stride, LAYOUT, STEP
+    )
     u = tl.load(early, mask=has_early, other=0.0)
     v = tl.load(late, mask=has_late, other=0.0)
     half = tl.full([], 0.5, u.dtype)
@@ -114,9 +131,9 @@ def _fold(clip, offsets, inside, start, frames, frame_stride, FLAT: tl.constexpr
 
 
 @triton.jit
-def _unfold(clip, offsets, inside, frames, frame_stride, even, odd, FLAT: tl.constexpr, STEP: tl.constexpr):
+def _unfold(clip, offsets, inside, frames, frame_stride, even, odd, LAYOUT: tl.constexpr, STEP: tl.constexpr):
     """Store the samples whose cosine part is `even` and whose sine part is `odd`."""
-    early, late, has_early, has_late = _mirrored(clip, offsets, inside, 0, frames, frame_stride, FLAT, STEP)
+    early, late, has_early, has_late = _mirrored(clip, offsets, inside, 0, frames, frame_stride, LAYOUT, STEP)
     tl.store(early, tl.trans((even + odd).to(clip.dtype.element_ty)), mask=has_early)
     tl.store(late, tl.trans((even - odd).to(clip.dtype.element_ty)), mask=has_late)
 
@@ -236,30 +253,32 @@ def _bin_gated_back(da, db, a, b, limit, at_zero, frames):
     )
 
 
-@triton.jit(do_not_specialize=range(22))
+@triton.jit(do_not_specialize=range(1, 22))
 def forward(
-    x, y, weight, threshold, basis,
+    basis, x, y, weight, threshold,
     clips, frames, channels, joints, group_size, channels_fastest, chunk,
     x_clip: tl.int64, x_channel: tl.int64, x_frame: tl.int64, x_joint: tl.int64,
     y_clip: tl.int64, y_channel: tl.int64, y_frame: tl.int64, y_joint: tl.int64,
     threshold_group, threshold_joint,
-    SPARSITY: tl.constexpr, FLAT: tl.constexpr, COLUMNS: tl.constexpr, PAIRS: tl.constexpr, STAGES: tl.constexpr,
+    SPARSITY: tl.constexpr, LAYOUT: tl.constexpr, COLUMNS: tl.constexpr, PAIRS: tl.constexpr, STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """y for a block of columns and a share of the clips."""
     ALIGN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
     block, first, last = _share(clips, chunk, channels, joints, COLUMNS)
-    columns, channel, joint, inside = _columns(block, channels, joints, channels_fastest, FLAT, ALIGN, COLUMNS)
-    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, FLAT)
-    y_offsets = _offsets(columns, channel, joint, y_channel, y_joint, FLAT)
+    columns, channel, joint, inside = _columns(
+        block, channels, joints, channels_fastest, LAYOUT, ALIGN, COLUMNS
+    )
+    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, LAYOUT)
+    y_offsets = _offsets(columns, channel, joint, y_channel, y_joint, LAYOUT)
     group = channel // group_size
     limit = tl.load(threshold + group * threshold_group + joint * threshold_joint, mask=inside, other=0.0)
     real, imag = _filter(weight, group, joint, inside, 0, frames, joints, PAIRS)
     cosines, sines = _basis(basis, 0, 0, PAIRS, PAIRS, PAIRS)
     at_zero = (tl.arange(0, PAIRS) == 0)[None, :]
     for clip in tl.range(first, last, num_stages=STAGES):
-        source = _clip(x, clip, x_clip, FLAT)
-        total, difference = _fold(source, x_offsets, inside, 0, frames, x_frame, FLAT, PAIRS)
+        source = _clip(x, clip, x_clip, LAYOUT)
+        total, difference = _fold(source, x_offsets, inside, 0, frames, x_frame, LAYOUT, PAIRS)
         a, b = _analyse(total, difference, cosines, sines, None, None, PRECISION)
         a, b = _filtered(a, b, real, imag, at_zero)
         if SPARSITY == "bin":
@@ -269,19 +288,19 @@ def forward(
             kept = _shrinkage(limit, tl.rsqrt(_power(a, b, at_zero) + EPS))[:, None]
             even *= kept
             odd *= kept
-        target = _clip(y, clip, y_clip, FLAT)
-        _unfold(target, y_offsets, inside, frames, y_frame, even, odd, FLAT, PAIRS)
+        target = _clip(y, clip, y_clip, LAYOUT)
+        _unfold(target, y_offsets, inside, frames, y_frame, even, odd, LAYOUT, PAIRS)
 
 
-@triton.jit(do_not_specialize=range(29))
+@triton.jit(do_not_specialize=range(1, 29))
 def backward(
-    x, dy, dx, weight, threshold, basis, partials, threshold_partials,
+    basis, x, dy, dx, weight, threshold, partials, threshold_partials,
     clips, frames, channels, joints, group_size, channels_fastest, chunk,
     x_clip: tl.int64, x_channel: tl.int64, x_frame: tl.int64, x_joint: tl.int64,
     dy_clip: tl.int64, dy_channel: tl.int64, dy_frame: tl.int64, dy_joint: tl.int64,
     dx_clip: tl.int64, dx_channel: tl.int64, dx_frame: tl.int64, dx_joint: tl.int64,
     threshold_group, threshold_joint,
-    SPARSITY: tl.constexpr, FLAT: tl.constexpr, RUN: tl.constexpr, COLUMNS: tl.constexpr, PAIRS: tl.constexpr,
+    SPARSITY: tl.constexpr, LAYOUT: tl.constexpr, RUN: tl.constexpr, COLUMNS: tl.constexpr, PAIRS: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dx for a block of columns and a share of the clips, and its part of the parameters' gradients.
@@ -290,10 +309,12 @@ def backward(
     """
     ALIGN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
     block, first, last = _share(clips, chunk, channels, joints, COLUMNS)
-    columns, channel, joint, inside = _columns(block, channels, joints, channels_fastest, FLAT, ALIGN, COLUMNS)
-    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, FLAT)
-    dy_offsets = _offsets(columns, channel, joint, dy_channel, dy_joint, FLAT)
-    dx_offsets = _offsets(columns, channel, joint, dx_channel, dx_joint, FLAT)
+    columns, channel, joint, inside = _columns(
+        block, channels, joints, channels_fastest, LAYOUT, ALIGN, COLUMNS
+    )
+    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, LAYOUT)
+    dy_offsets = _offsets(columns, channel, joint, dy_channel, dy_joint, LAYOUT)
+    dx_offsets = _offsets(columns, channel, joint, dx_channel, dx_joint, LAYOUT)
     group = channel // group_size
     limit = tl.load(threshold + group * threshold_group + joint * threshold_joint, mask=inside, other=0.0)
     real, imag = _filter(weight, group, joint, inside, 0, frames, joints, PAIRS)
@@ -303,11 +324,11 @@ def backward(
     dreal = tl.zeros([COLUMNS, PAIRS], tl.float32)
     dimag = tl.zeros([COLUMNS, PAIRS], tl.float32)
     for clip in tl.range(first, last, num_stages=STAGES):
-        source = _clip(x, clip, x_clip, FLAT)
-        total, difference = _fold(source, x_offsets, inside, 0, frames, x_frame, FLAT, PAIRS)
+        source = _clip(x, clip, x_clip, LAYOUT)
+        total, difference = _fold(source, x_offsets, inside, 0, frames, x_frame, LAYOUT, PAIRS)
         a, b = _analyse(total, difference, cosines, sines, None, None, PRECISION)
-        above = _clip(dy, clip, dy_clip, FLAT)
-        total, difference = _fold(above, dy_offsets, inside, 0, frames, dy_frame, FLAT, PAIRS)
+        above = _clip(dy, clip, dy_clip, LAYOUT)
+        total, difference = _fold(above, dy_offsets, inside, 0, frames, dy_frame, LAYOUT, PAIRS)
         da, db = _analyse(total, difference, cosines, sines, None, None, PRECISION)
         if SPARSITY != "none":
             filtered_a, filtered_b = _filtered(a, b, real, imag, at_zero)
@@ -322,8 +343,8 @@ def backward(
         dreal, dimag = _filter_gradient(dreal, dimag, a, b, da, db, at_zero)
         a, b = _filtered_back(da, db, real, imag, at_zero)
         even, odd = _synthesise(a, b, cosines, sines, None, None, PRECISION)
-        target = _clip(dx, clip, dx_clip, FLAT)
-        _unfold(target, dx_offsets, inside, frames, dx_frame, even, odd, FLAT, PAIRS)
+        target = _clip(dx, clip, dx_clip, LAYOUT)
+        _unfold(target, dx_offsets, inside, frames, dx_frame, even, odd, LAYOUT, PAIRS)
     SLOTS: tl.constexpr = COLUMNS // RUN
     slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)
     place = partials + slot[:, None].to(tl.int64) * (2 * PAIRS) + tl.arange(0, PAIRS)[None, :]
@@ -335,39 +356,41 @@ def backward(
 @triton.jit
 def _analyse_long(
     clip, offsets, inside, first_pair, frames, frame_stride, basis,
-    FLAT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, PAIRS: tl.constexpr, STEP: tl.constexpr,
+    LAYOUT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, PAIRS: tl.constexpr, STEP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Raw sums of a whole clip for one block of pairs."""
     a = tl.zeros([COLUMNS, PAIRS], tl.float32)
     b = tl.zeros([COLUMNS, PAIRS], tl.float32)
     for start in range(0, (frames + 1) // 2, STEP):
-        total, difference = _fold(clip, offsets, inside, start, frames, frame_stride, FLAT, STEP)
+        total, difference = _fold(clip, offsets, inside, start, frames, frame_stride, LAYOUT, STEP)
         cosines, sines = _basis(basis, first_pair, start, SPAN, PAIRS, STEP)
         a, b = _analyse(total, difference, cosines, sines, a, b, PRECISION)
     return a, b
 
 
-@triton.jit(do_not_specialize=range(22))
+@triton.jit(do_not_specialize=range(1, 22))
 def forward_long(
-    x, y, weight, threshold, basis,
+    basis, x, y, weight, threshold,
     clips, frames, channels, joints, group_size, channels_fastest, chunk,
     x_clip: tl.int64, x_channel: tl.int64, x_frame: tl.int64, x_joint: tl.int64,
     y_clip: tl.int64, y_channel: tl.int64, y_frame: tl.int64, y_joint: tl.int64,
     threshold_group, threshold_joint,
-    SPARSITY: tl.constexpr, FLAT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, PAIRS: tl.constexpr,
+    SPARSITY: tl.constexpr, LAYOUT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, PAIRS: tl.constexpr,
     STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """As `forward`, a block of pairs after the other: the gate of a joint scales what they add up to."""
     ALIGN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
     block, first, last = _share(clips, chunk, channels, joints, COLUMNS)
-    columns, channel, joint, inside = _columns(block, channels, joints, channels_fastest, FLAT, ALIGN, COLUMNS)
-    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, FLAT)
-    y_offsets = _offsets(columns, channel, joint, y_channel, y_joint, FLAT)
+    columns, channel, joint, inside = _columns(
+        block, channels, joints, channels_fastest, LAYOUT, ALIGN, COLUMNS
+    )
+    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, LAYOUT)
+    y_offsets = _offsets(columns, channel, joint, y_channel, y_joint, LAYOUT)
     group = channel // group_size
     limit = tl.load(threshold + group * threshold_group + joint * threshold_joint, mask=inside, other=0.0)
     for clip in range(first, last):
-        source = _clip(x, clip, x_clip, FLAT)
+        source = _clip(x, clip, x_clip, LAYOUT)
         power = tl.zeros([COLUMNS], tl.float32)
         even = tl.zeros([COLUMNS, SPAN], tl.float32)
         odd = tl.zeros([COLUMNS, SPAN], tl.float32)
@@ -376,7 +399,7 @@ def forward_long(
             real, imag = _filter(weight, group, joint, inside, first_pair, frames, joints, PAIRS)
             a, b = _analyse_long(
                 source, x_offsets, inside, first_pair, frames, x_frame, basis,
-                FLAT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
+                LAYOUT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
             )  # fmt: skip
             a, b = _filtered(a, b, real, imag, at_zero)
             if SPARSITY == "joint":
@@ -389,19 +412,19 @@ def forward_long(
             kept = _shrinkage(limit, tl.rsqrt(power + EPS))[:, None]
             even *= kept
             odd *= kept
-        target = _clip(y, clip, y_clip, FLAT)
-        _unfold(target, y_offsets, inside, frames, y_frame, even, odd, FLAT, SPAN)
+        target = _clip(y, clip, y_clip, LAYOUT)
+        _unfold(target, y_offsets, inside, frames, y_frame, even, odd, LAYOUT, SPAN)
 
 
-@triton.jit(do_not_specialize=range(29))
+@triton.jit(do_not_specialize=range(1, 29))
 def backward_long(
-    x, dy, dx, weight, threshold, basis, partials, threshold_partials,
+    basis, x, dy, dx, weight, threshold, partials, threshold_partials,
     clips, frames, channels, joints, group_size, channels_fastest, chunk,
     x_clip: tl.int64, x_channel: tl.int64, x_frame: tl.int64, x_joint: tl.int64,
     dy_clip: tl.int64, dy_channel: tl.int64, dy_frame: tl.int64, dy_joint: tl.int64,
     dx_clip: tl.int64, dx_channel: tl.int64, dx_frame: tl.int64, dx_joint: tl.int64,
     threshold_group, threshold_joint,
-    SPARSITY: tl.constexpr, FLAT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, PAIRS: tl.constexpr,
+    SPARSITY: tl.constexpr, LAYOUT: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr, PAIRS: tl.constexpr,
     STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """As `backward`, a block of pairs after the other, twice for the gate of a joint, which all of them decide.
@@ -410,17 +433,19 @@ def backward_long(
     """
     ALIGN: tl.constexpr = 128 // x.dtype.element_ty.primitive_bitwidth
     block, first, last = _share(clips, chunk, channels, joints, COLUMNS)
-    columns, channel, joint, inside = _columns(block, channels, joints, channels_fastest, FLAT, ALIGN, COLUMNS)
-    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, FLAT)
-    dy_offsets = _offsets(columns, channel, joint, dy_channel, dy_joint, FLAT)
-    dx_offsets = _offsets(columns, channel, joint, dx_channel, dx_joint, FLAT)
+    columns, channel, joint, inside = _columns(
+        block, channels, joints, channels_fastest, LAYOUT, ALIGN, COLUMNS
+    )
+    x_offsets = _offsets(columns, channel, joint, x_channel, x_joint, LAYOUT)
+    dy_offsets = _offsets(columns, channel, joint, dy_channel, dy_joint, LAYOUT)
+    dx_offsets = _offsets(columns, channel, joint, dx_channel, dx_joint, LAYOUT)
     group = channel // group_size
     limit = tl.load(threshold + group * threshold_group + joint * threshold_joint, mask=inside, other=0.0)
     dlimit = tl.zeros([COLUMNS], tl.float32)
     slot = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     for clip in range(first, last):
-        source = _clip(x, clip, x_clip, FLAT)
-        above = _clip(dy, clip, dy_clip, FLAT)
+        source = _clip(x, clip, x_clip, LAYOUT)
+        above = _clip(dy, clip, dy_clip, LAYOUT)
         if SPARSITY == "joint":
             power = tl.zeros([COLUMNS], tl.float32)
             inner = tl.zeros([COLUMNS], tl.float32)
@@ -429,11 +454,11 @@ def backward_long(
                 real, imag = _filter(weight, group, joint, inside, first_pair, frames, joints, PAIRS)
                 a, b = _analyse_long(
                     source, x_offsets, inside, first_pair, frames, x_frame, basis,
-                    FLAT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
+                    LAYOUT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
                 )  # fmt: skip
                 da, db = _analyse_long(
                     above, dy_offsets, inside, first_pair, frames, dy_frame, basis,
-                    FLAT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
+                    LAYOUT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
                 )  # fmt: skip
                 a, b = _filtered(a, b, real, imag, at_zero)
                 power += _power(a, b, at_zero)
@@ -447,11 +472,11 @@ def backward_long(
             real, imag = _filter(weight, group, joint, inside, first_pair, frames, joints, PAIRS)
             a, b = _analyse_long(
                 source, x_offsets, inside, first_pair, frames, x_frame, basis,
-                FLAT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
+                LAYOUT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
             )  # fmt: skip
             da, db = _analyse_long(
                 above, dy_offsets, inside, first_pair, frames, dy_frame, basis,
-                FLAT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
+                LAYOUT, COLUMNS, SPAN, PAIRS, STEP, PRECISION,
             )  # fmt: skip
             if SPARSITY != "none":
                 filtered_a, filtered_b = _filtered(a, b, real, imag, at_zero)
@@ -469,8 +494,8 @@ def backward_long(
             a, b = _filtered_back(da, db, real, imag, at_zero)
             cosines, sines = _basis(basis, first_pair, 0, SPAN, PAIRS, SPAN)
             even, odd = _synthesise(a, b, cosines, sines, even, odd, PRECISION)
-        target = _clip(dx, clip, dx_clip, FLAT)
-        _unfold(target, dx_offsets, inside, frames, dx_frame, even, odd, FLAT, SPAN)
+        target = _clip(dx, clip, dx_clip, LAYOUT)
+        _unfold(target, dx_offsets, inside, frames, dx_frame, even, odd, LAYOUT, SPAN)
         tl.debug_barrier()  # the partial sums of this clip are written before the next clip reads them
     tl.store(threshold_partials + slot, dlimit)
 

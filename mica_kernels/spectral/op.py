@@ -1,15 +1,23 @@
-"""The public face of the spectral gate: argument checks, then the implementation that serves."""
+"""The public face of the spectral gate: argument checks, the choice of an implementation, and the kernels' launch."""
 
 from __future__ import annotations
 
-from typing import Literal
+import importlib
+import math
+from collections.abc import Callable
+from functools import lru_cache, partial
+from types import ModuleType
+from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mica_kernels import device, prebuilt, tune
 from mica_kernels.backend import choose
 from mica_kernels.checks import check_same_device, check_tensor
-from mica_kernels.spectral import reference
+from mica_kernels.launch import Launch
+from mica_kernels.spectral import configs, reference
 
 SPARSITIES = ("joint", "bin")
 
@@ -35,20 +43,22 @@ def spectral_gate(
     a joint whose filtered signal is weaker than the threshold becomes exactly 0 and passes no gradient.
 
     Args:
-        x: real signals, T >= 1, any strides; float32, float64, or bfloat16 and float16, computed in float32.
+        x: real signals, T >= 1, any strides; float32, float64, or bfloat16 and float16, summed in float32.
         weight: real and imaginary parts of W; C is a multiple of G. The imaginary part at frequency 0 and,
             for even T, at T/2 does nothing and gets gradient 0.
         threshold: in units of x; (G, V), or (G,) for one value for all joints. Not negative; that is not
             checked, since it would wait for the device.
         sparsity: what the threshold decides on, "joint" or "bin".
-        impl: "auto", "reference" or "triton", see `mica_kernels.backend`.
+        impl: "auto", "reference" or "triton", see `mica_kernels.backend`. The kernel saves x and the parameters
+            for the backward pass and nothing else.
 
     Returns:
-        y with the shape, dtype and memory format of x. Differentiable, twice, in x, weight and threshold.
+        y with the shape, dtype and memory format of x, under autocast too. Differentiable, twice, in x, weight
+        and threshold.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
-        RuntimeError: impl="triton" where no such kernel exists.
+        RuntimeError: impl="triton" where no kernel serves; the message says why.
 
     >>> import torch
     >>> x = torch.randn(2, 4, 9, 3)
@@ -59,8 +69,9 @@ def spectral_gate(
     0
     """
     _check(x, weight, threshold, sparsity)
-    choose("spectral_gate", x, impl=impl)
-    return reference.spectral_gate(x, weight, threshold, sparsity)
+    if choose("spectral_gate", x, impl=impl).impl == "reference":
+        return reference.spectral_gate(x, weight, threshold, sparsity)
+    return torch.ops.mica_kernels.spectral_gate(x, weight, threshold, sparsity)
 
 
 def _check(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str) -> None:
@@ -84,3 +95,246 @@ def _check(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str) -
     check_same_device("x", x, weight=weight, threshold=threshold)
     if sparsity not in SPARSITIES:
         raise ValueError(f"sparsity must be one of {', '.join(SPARSITIES)}; got {sparsity!r}")
+
+
+class _Launcher:
+    """Starts a kernel on one set of tensors: everything that the launch configuration does not decide.
+
+    `signals` are the tensors shaped as x, x first, in the order of the kernel's arguments.
+    """
+
+    def __init__(
+        self, direction: str, weight: Tensor, threshold: Tensor | None, sparsity: str, *signals: Tensor
+    ) -> None:
+        x = signals[0]
+        self.clips, self.channels, self.frames, self.joints = x.shape
+        self.direction, self.signals, self.device = direction, signals, x.device
+        self.dtype = str(x.dtype).removeprefix("torch.")
+        self.sparsity = "none" if threshold is None else sparsity
+        self.group_size = self.channels // weight.shape[0]
+        self.channels_fastest = x.stride(1) <= x.stride(3)
+        self.layout = _layout(self.channels_fastest, *signals)
+        self.size = configs.size(self.frames)
+        self.weight = weight.float().contiguous()
+        # Without a threshold the kernel reads none; it is handed the filter in its place.
+        self.threshold = self.weight if threshold is None else threshold.float()
+        steps = (0, 0) if threshold is None else self.threshold.stride()
+        self.threshold_strides = steps if len(steps) == 2 else (*steps, 0)
+
+    def best(self, run: Callable[[Launch], None]) -> Launch:
+        """The configuration to run with; `run` is what tuning times, where it was asked for."""
+        arch = device.architecture(self.device)
+        shipped = configs.launch(arch, self.dtype, self.size, self.direction, self.layout)
+        key = f"spectral_gate {self.direction} {self.dtype} {self.size} {self.layout}"
+        return tune.pick(self.device, key, shipped, configs.candidates(self.dtype, self.size), run)
+
+    def split(self, launch: Launch) -> tuple[int, int, int]:
+        """Blocks of columns, parts of the batch, clips a part: about as many programs as run side by side."""
+        blocks = -(-self.channels * self.joints // launch.columns)
+        wanted = max(1, device.multiprocessors(self.device) * launch.programs // blocks)
+        chunk = -(-self.clips // min(self.clips, wanted))
+        return blocks, -(-self.clips // chunk), chunk
+
+    def run_length(self, launch: Launch) -> int:
+        """How many columns on end share a group and a joint, as far as the backward kernel makes use of it."""
+        flat_groups = self.channels_fastest and self.layout == "flat" and self.group_size % configs.RUN == 0
+        return configs.RUN if flat_groups and launch.step is None else 1
+
+    def start(self, launch: Launch, *partials: Tensor) -> None:
+        """Launch; `partials` are what the backward kernel leaves of the parameters' gradients."""
+        blocks, parts, chunk = self.split(launch)
+        variant = configs.variant(
+            launch, self.dtype, self.size, self.direction, self.sparsity, self.layout, self.run_length(launch),
+            device.float32_precision(),
+        )  # fmt: skip
+        strides = [stride for signal in self.signals for stride in signal.stride()]
+        kernel = getattr(_kernels(), variant.kernel)
+        with torch.cuda.device_of(self.signals[0]):
+            kernel[(blocks * parts,)](
+                _basis(self.frames, self.size, self.signals[0].dtype, self.device),
+                *self.signals, self.weight, self.threshold, *partials,
+                self.clips, self.frames, self.channels, self.joints, self.group_size, int(self.channels_fastest),
+                chunk, *strides, *self.threshold_strides, **variant.keywords,
+            )  # fmt: skip
+
+    def start_backward(self, launch: Launch, dweight: Tensor, dthreshold: Tensor) -> None:
+        """Launch the backward kernel and the sum of its partial results, always in the same order."""
+        blocks, parts, _ = self.split(launch)
+        run = self.run_length(launch)
+        slots = blocks * launch.columns // run
+        new = dweight.new_empty if launch.step is None else dweight.new_zeros
+        partials, threshold_partials = new(parts, slots, 2, self.size), dweight.new_empty(parts, slots)
+        self.start(launch, partials, threshold_partials)
+        if self.channels_fastest:
+            steps = (self.group_size // run, self.channels // run, 1)
+        else:
+            steps = (self.group_size * self.joints, 1, self.joints)
+        pairs = min(self.size, configs.REDUCED_PAIRS)
+        grid = (len(dweight) * self.joints, -(-((self.frames + 1) // 2) // pairs))
+        with torch.cuda.device_of(dweight):
+            _kernels().reduce[grid](
+                partials, threshold_partials, dweight, dthreshold, parts, slots, self.frames, self.joints,
+                self.group_size // run, *steps, **configs.reduction(self.size).keywords,
+            )  # fmt: skip
+
+
+def _layout(channels_fastest: bool, *signals: Tensor) -> str:
+    """Where the columns of a clip lie, see kernels.py."""
+    if all(_is_flat(channels_fastest, signal) for signal in signals):
+        return "flat"
+    spans = [
+        sum((n - 1) * stride for n, stride in zip(s.shape[1:], s.stride()[1:], strict=True)) for s in signals
+    ]
+    return "near" if max(spans) < 2**31 else "far"
+
+
+def _is_flat(channels_fastest: bool, signal: Tensor) -> bool:
+    _, channels, _, joints = signal.shape
+    clip_stride, channel_stride, frame_stride, joint_stride = signal.stride()
+    if channels_fastest:
+        dense = channel_stride == 1 and joint_stride == channels
+    else:
+        dense = joint_stride == 1 and channel_stride == joints
+    bytes_apart = (clip_stride, frame_stride, channels * joints)
+    aligned = all(count * signal.element_size() % 16 == 0 for count in bytes_apart)
+    return dense and aligned and signal.data_ptr() % 16 == 0
+
+
+@lru_cache
+def _kernels() -> ModuleType:
+    prebuilt.install()
+    return importlib.import_module("mica_kernels.spectral.kernels")
+
+
+@lru_cache(maxsize=256)
+def _basis(frames: int, size: int, dtype: torch.dtype, where: torch.device) -> Float[Tensor, "2 size size"]:
+    """Cosines and sines of k cycles a clip at the samples t + 1/2, [k, t]; in the sines' row 0 those of T/2."""
+    if where.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"spectral_gate meets {frames} frames of {dtype} for the first time while a CUDA graph is captured: "
+            "call it once before the capture"
+        )
+    half = (frames + 1) // 2
+    pair, time = torch.arange(half)[:, None], torch.arange(half)[None, :]
+    # Whole turns are taken off in integers, where they cost no digits.
+    angles = (pair * (2 * time + 1) % (2 * frames)).double() * (math.pi / frames)
+    waves = torch.stack([angles.cos(), angles.sin()])
+    if frames % 2 == 0:
+        waves[1, 0] = 1 - 2 * (time[0] % 2)
+    basis = torch.zeros(2, size, size, dtype=torch.float64)
+    basis[:, :half, :half] = waves
+    basis = basis.to(where, dtype)
+    if where.type == "cuda":  # other streams will read it, too
+        torch.cuda.current_stream(where).synchronize()
+    return basis
+
+
+def _forward(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str) -> Tensor:
+    """y by the kernel; by the reference on a CPU, where a program exported on a GPU may end up."""
+    if not device.runs_kernels(x.device):
+        return reference.spectral_gate(x, weight, threshold, sparsity)
+    y = torch.empty_like(x)
+    if x.numel():
+        launcher = _Launcher("forward", weight, threshold, sparsity, x, y)
+        launcher.start(launcher.best(launcher.start))
+    return y
+
+
+def _backward(
+    dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and threshold; the last has no elements where there is no threshold."""
+    if not device.runs_kernels(x.device):
+        return _reference_backward(dy, x, weight, threshold, sparsity)
+    new = torch.empty if x.numel() else torch.zeros
+    dx = torch.empty_like(x)
+    dweight = new(weight.shape, dtype=torch.float32, device=x.device)
+    dthreshold = new((weight.shape[0], weight.shape[2]), dtype=torch.float32, device=x.device)
+    if x.numel():
+        launcher = _Launcher("backward", weight, threshold, sparsity, x, dy, dx)
+        start = partial(launcher.start_backward, dweight=dweight, dthreshold=dthreshold)
+        start(launcher.best(start))
+    if threshold is None:
+        return dx, dweight.to(weight.dtype), weight.new_empty(0)
+    if threshold.ndim == 1:
+        dthreshold = dthreshold.sum(1)
+    return dx, dweight.to(weight.dtype), dthreshold.to(threshold.dtype)
+
+
+def _reference_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the reference, themselves differentiable where gradients are recorded."""
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views keep the way back to the caller's tensors; what asks for no gradient is made to.
+        given = [tensor for tensor in (x, weight, threshold) if tensor is not None]
+        inputs = [t.view_as(t) if record and t.requires_grad else t.detach().requires_grad_() for t in given]
+        y = reference.spectral_gate(inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, sparsity)
+        gradients = torch.autograd.grad(y, inputs, dy, create_graph=record)
+    dx, dweight, dthreshold = (*gradients, weight.new_empty(0))[:3]
+    return dx, dweight, dthreshold
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, ctx.sparsity = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, threshold = ctx.saved_tensors
+    dx, dweight, dthreshold = torch.ops.mica_kernels.spectral_gate_backward(
+        dy, x, weight, threshold, ctx.sparsity
+    )
+    return dx, dweight, None if threshold is None else dthreshold, None
+
+
+def _second_gradient(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+    """Through the reference: right to any order, at the memory that eager mode takes."""
+    dy, x, weight, threshold = ctx.saved_tensors
+    given = [tensor for tensor in (dy, x, weight, threshold) if tensor is not None]
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = [t.view_as(t) if record and t.requires_grad else t.detach().requires_grad_() for t in given]
+        first = _reference_backward(
+            inputs[0], inputs[1], inputs[2], inputs[3] if threshold is not None else None, ctx.sparsity
+        )
+        outputs = first if threshold is not None else first[:2]
+        second = torch.autograd.grad(
+            outputs, inputs, above[: len(outputs)], create_graph=record, allow_unused=True
+        )
+    return (*second, *(None,) * (5 - len(second)))
+
+
+def _batched(operator: str, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+    """vmap: one call a sample, since each sample may have a filter of its own."""
+    samples = []
+    for i in range(info.batch_size):
+        sample = [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)]
+        samples.append(getattr(torch.ops.mica_kernels, operator)(*sample))
+    if isinstance(samples[0], Tensor):
+        return torch.stack(samples), 0
+    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True)), (0,) * len(samples[0])
+
+
+def _fake_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    dweight = torch.empty(weight.shape, dtype=weight.dtype, device=x.device)
+    if threshold is None:
+        return torch.empty_like(x), dweight, weight.new_empty(0)
+    return torch.empty_like(x), dweight, torch.empty(threshold.shape, dtype=threshold.dtype, device=x.device)
+
+
+_ARGUMENTS = "Tensor x, Tensor weight, Tensor? threshold, str sparsity"
+_FORWARD, _BACKWARD = "mica_kernels::spectral_gate", "mica_kernels::spectral_gate_backward"
+torch.library.define(_FORWARD, f"({_ARGUMENTS}) -> Tensor")
+torch.library.define(_BACKWARD, f"(Tensor dy, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+torch.library.impl(_FORWARD, ("cpu", "cuda"), _forward)
+torch.library.impl(_BACKWARD, ("cpu", "cuda"), _backward)
+torch.library.register_fake(_FORWARD, lambda x, weight, threshold, sparsity: torch.empty_like(x))
+torch.library.register_fake(_BACKWARD, _fake_backward)
+torch.library.register_autograd(_FORWARD, _gradient, setup_context=_keep)
+torch.library.register_autograd(_BACKWARD, _second_gradient, setup_context=_keep)
+torch.library.register_vmap(_FORWARD, partial(_batched, "spectral_gate"))
+torch.library.register_vmap(_BACKWARD, partial(_batched, "spectral_gate_backward"))

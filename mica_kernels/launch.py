@@ -1,0 +1,49 @@
+"""How kernels are launched: the words that every family's configs.py is written in. Pure Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is cut into programs, and what a program keeps under way.
+
+    columns: columns (or rows) that a program owns; warps: of a program; stages: of loads under way;
+    programs: how many of them a multiprocessor is given; pairs, step: the block sizes of the spectral gate's kernels
+    for long clips, None in those that keep all on the chip.
+    """
+
+    columns: int
+    warps: int
+    stages: int
+    programs: int
+    pairs: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled form of a kernel.
+
+    family: where kernels.py lies; kernel: the function; pointers: the element type of every pointer argument, by name;
+    constants: its compile-time arguments; warps, stages: its compiler options.
+    """
+
+    family: str
+    kernel: str
+    pointers: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    warps: int
+    stages: int
+
+    @cached_property
+    def keywords(self) -> dict[str, Any]:
+        """What a launch takes beside the kernel's arguments."""
+        return {**dict(self.constants), "num_warps": self.warps, "num_stages": self.stages}
+
+    def __str__(self) -> str:
+        constants = " ".join(f"{name}={value}" for name, value in self.constants)
+        return f"{self.kernel} {dict(self.pointers).get('x', '')} {constants} warps={self.warps}"
