@@ -82,6 +82,7 @@ def _choose(operator: str, device: torch.device, tensors: tuple[Tensor, ...], im
     return Choice("reference", f"{obstacle}, so the PyTorch reference runs")
 
 
+@torch.compiler.assume_constant_result
 def _asked(impl: str) -> tuple[str, str]:
     """The implementation asked for and, for messages, where it was asked for."""
     source = f'impl="{impl}"'
@@ -95,21 +96,32 @@ def _asked(impl: str) -> tuple[str, str]:
 
 def _obstacle(operator: str, where: torch.device, tensors: tuple[Tensor, ...]) -> str | None:
     """Why no kernel can serve `operator` on a device and these tensors; None where one can."""
+    obstacle = _device_obstacle(operator, where)
+    if obstacle is not None or not tensors:
+        return obstacle
+    if torch._C._are_functorch_transforms_active():
+        return "the transforms of torch.func look into an operator, and not into a kernel"
+    return _UNSERVED[operator](*tensors)
+
+
+@torch.compiler.assume_constant_result
+def _device_obstacle(operator: str, where: torch.device) -> str | None:
+    """The part of it that is the same for all tensors, which torch.compile need not look into."""
     if operator not in _UNSERVED:
         return f"this version has no compiled kernel for {operator}"
     if where.type not in ("cuda", "cpu"):
         return f"the kernel serves NVIDIA GPUs, not {where.type}"
     if not devices.triton_installed():
         return "Triton, which compiles the kernel, is not installed"
-    if where.type == "cpu" and not devices.interpreted():
-        return "the kernel needs a GPU, and this runs on the CPU"
-    if where.type == "cuda" and not torch.cuda.is_available():
+    if where.type == "cpu":
+        return None if devices.interpreted() else "the kernel needs a GPU, and this runs on the CPU"
+    if not torch.cuda.is_available():
         return "the kernel needs a GPU, and PyTorch finds none"
-    if where.type == "cuda" and torch.version.hip is not None:
+    if torch.version.hip is not None:
         return "the kernel has not been tried on AMD GPUs"
-    if where.type == "cuda" and devices.capability(where) < OLDEST:
+    if devices.capability(where) < OLDEST:
         return f"the kernel needs compute capability {OLDEST[0]}.{OLDEST[1]}, and this GPU is older"
-    return _UNSERVED[operator](*tensors) if tensors else None
+    return None
 
 
 def _spectral_gate_unserved(x: Tensor, *_: Tensor) -> str | None:

@@ -46,14 +46,18 @@ def tuning() -> Iterator[None]:
 
 
 def pick(
-    device: torch.device, key: str, shipped: Launch, candidates: list[Launch], run: Callable[[Launch], None]
+    device: torch.device,
+    key: str,
+    shipped: Launch,
+    candidates: Callable[[], list[Launch]],
+    run: Callable[[Launch], None],
 ) -> Launch:
     """The tuned configuration for `key` on `device`, else the shipped one; tunes first where that was asked for."""
     if device.type != "cuda":
         return shipped
     key = f"{_name(device)} {key}"
     if key not in saved() and (_asked or os.environ.get(VARIABLE) == "1"):
-        _save(key, fastest([shipped, *candidates], run))
+        _save(key, fastest([shipped, *candidates()], run))
     return saved().get(key, shipped)
 
 

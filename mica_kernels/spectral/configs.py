@@ -46,13 +46,13 @@ _TABLE = {
     },
     4: {
         16: (Launch(64, 4, 1, 5), Launch(64, 4, 1, 3), Launch(64, 4, 1, 2), Launch(64, 4, 1, 2)),
-        32: (Launch(32, 4, 2, 2), Launch(32, 4, 1, 2), Launch(16, 4, 1, 3), Launch(16, 4, 1, 2)),
+        32: (Launch(32, 4, 1, 2), Launch(32, 4, 1, 2), Launch(32, 4, 1, 2, 16, 32), Launch(16, 4, 1, 2)),
         64: (
-            Launch(16, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
-            Launch(16, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
+            Launch(32, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
+            Launch(32, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
         ),
         128: (
-            Launch(16, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
+            Launch(32, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
             Launch(16, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
         ),
         256: (
@@ -62,8 +62,15 @@ _TABLE = {
     },
 }  # fmt: skip
 
-# Where an architecture differs: (architecture, bytes, size, direction, layout).
-_EXCEPTIONS: dict[tuple[str, int, int, str, str], Launch] = {}
+# Where an architecture differs.
+_EXCEPTIONS = {
+    ("sm_80", 2, 32, "backward", "near"): Launch(32, 4, 1, 2),
+    ("sm_80", 2, 256, "backward", "flat"): Launch(16, 8, 2, 1, 32, 64),
+    ("sm_80", 2, 256, "backward", "near"): Launch(16, 8, 1, 1, 32, 32),
+    ("sm_80", 4, 256, "forward", "flat"): Launch(16, 8, 1, 1, 16, 16),
+    ("sm_100", 4, 32, "backward", "near"): Launch(16, 4, 2, 2),
+    ("sm_100", 2, 32, "backward", "flat"): Launch(32, 2, 2, 4),
+}
 
 
 def size(frames: int) -> int:
@@ -100,14 +107,11 @@ def launch(arch: str, dtype: str, size: int, direction: str, layout: str) -> Lau
     return _EXCEPTIONS.get((arch, width, size, direction, layout), _TABLE[width][size][place])
 
 
-def candidates(dtype: str, size: int) -> list[Launch]:
+def candidates(size: int) -> list[Launch]:
     """What `mica_kernels.tune` tries beside the shipped configuration; what does not compile is passed over."""
-    found = [Launch(c, w, s, p) for c, w, s, p in product((16, 32, 64, 128), (4, 8), (1, 2, 3), (1, 2, 4))]
-    if size < 64:
-        return found
-    long = product((16, 32), (4, 8), (1, 2), (1, 2), (16, 32, 64), (16, 32, 64))
-    found = found if size == 64 else []
-    return found + [Launch(c, w, s, p, pairs, step) for c, w, s, p, pairs, step in long]
+    whole = product((16, 32, 64, 128), (4, 8), (1, 2, 3), (1, 2, 4)) if size <= 64 else ()
+    blocks = product((16, 32), (4, 8), (1, 2), (1, 2), (16, 32, 64), (16, 32, 64)) if size >= 32 else ()
+    return [Launch(*fields) for fields in (*whole, *blocks)]
 
 
 @lru_cache(maxsize=1024)

@@ -348,9 +348,13 @@ def backward(
     SLOTS: tl.constexpr = COLUMNS // RUN
     slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)
     place = partials + slot[:, None].to(tl.int64) * (2 * PAIRS) + tl.arange(0, PAIRS)[None, :]
-    tl.store(place, tl.sum(tl.reshape(dreal, [SLOTS, RUN, PAIRS]), axis=1))
-    tl.store(place + PAIRS, tl.sum(tl.reshape(dimag, [SLOTS, RUN, PAIRS]), axis=1))
-    tl.store(threshold_partials + slot, tl.sum(tl.reshape(dlimit, [SLOTS, RUN]), axis=1))
+    if RUN > 1:
+        dreal = tl.sum(tl.reshape(dreal, [SLOTS, RUN, PAIRS]), axis=1)
+        dimag = tl.sum(tl.reshape(dimag, [SLOTS, RUN, PAIRS]), axis=1)
+        dlimit = tl.sum(tl.reshape(dlimit, [SLOTS, RUN]), axis=1)
+    tl.store(place, dreal)
+    tl.store(place + PAIRS, dimag)
+    tl.store(threshold_partials + slot, dlimit)
 
 
 @triton.jit

@@ -89,7 +89,7 @@ def _check(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str) -
         raise ValueError(f"weight must have shape {expected}, got {tuple(weight.shape)}")
     if threshold is not None:
         check_tensor("threshold", threshold, "G V", "G")
-        if threshold.shape not in ((groups, num_joints), (groups,)):
+        if threshold.shape != (groups, num_joints)[: threshold.ndim]:
             expected = f"(G, V) = ({groups}, {num_joints}) or (G,) = ({groups},)"
             raise ValueError(f"threshold must have shape {expected}, got {tuple(threshold.shape)}")
     check_same_device("x", x, weight=weight, threshold=threshold)
@@ -126,7 +126,7 @@ class _Launcher:
         arch = device.architecture(self.device)
         shipped = configs.launch(arch, self.dtype, self.size, self.direction, self.layout)
         key = f"spectral_gate {self.direction} {self.dtype} {self.size} {self.layout}"
-        return tune.pick(self.device, key, shipped, configs.candidates(self.dtype, self.size), run)
+        return tune.pick(self.device, key, shipped, partial(configs.candidates, self.size), run)
 
     def split(self, launch: Launch) -> tuple[int, int, int]:
         """Blocks of columns, parts of the batch, clips a part: about as many programs as run side by side."""
@@ -306,17 +306,6 @@ def _second_gradient(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
     return (*second, *(None,) * (5 - len(second)))
 
 
-def _batched(operator: str, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-    """vmap: one call a sample, since each sample may have a filter of its own."""
-    samples = []
-    for i in range(info.batch_size):
-        sample = [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, in_dims, strict=True)]
-        samples.append(getattr(torch.ops.mica_kernels, operator)(*sample))
-    if isinstance(samples[0], Tensor):
-        return torch.stack(samples), 0
-    return tuple(torch.stack(parts) for parts in zip(*samples, strict=True)), (0,) * len(samples[0])
-
-
 def _fake_backward(
     dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -336,5 +325,3 @@ torch.library.register_fake(_FORWARD, lambda x, weight, threshold, sparsity: tor
 torch.library.register_fake(_BACKWARD, _fake_backward)
 torch.library.register_autograd(_FORWARD, _gradient, setup_context=_keep)
 torch.library.register_autograd(_BACKWARD, _second_gradient, setup_context=_keep)
-torch.library.register_vmap(_FORWARD, partial(_batched, "spectral_gate"))
-torch.library.register_vmap(_BACKWARD, partial(_batched, "spectral_gate_backward"))
