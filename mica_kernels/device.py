@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
+from mica_kernels.launch import configured
+
 INTERPRETER = "TRITON_INTERPRET"
 
 
@@ -33,14 +35,8 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 @lru_cache
 def architecture(device: torch.device) -> str:
-    """Whose configurations a device runs with: the newest that it is not older than.
-
-    Consumer chips of capability 12 have the matrix units and the shared memory of capability 8.
-    """
-    if device.type != "cuda":
-        return "sm_80"
-    major = capability(device)[0]
-    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
+    """Whose configurations a device runs with; the interpreter has those of the oldest GPU."""
+    return configured(capability(device)[0] if device.type == "cuda" else 8)
 
 
 @lru_cache
@@ -49,6 +45,7 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def float32_precision() -> str:
-    """How products of float32 are taken on matrix units, as torch.set_float32_matmul_precision has it."""
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+def precision(dtype: torch.dtype) -> str:
+    """How matrix units take products of float32, as torch.set_float32_matmul_precision has it; one word for others."""
+    relaxed = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if relaxed else "tf32x3"

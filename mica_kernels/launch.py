@@ -46,4 +46,13 @@ class Variant:
 
     def __str__(self) -> str:
         constants = " ".join(f"{name}={value}" for name, value in self.constants)
-        return f"{self.kernel} {dict(self.pointers).get('x', '')} {constants} warps={self.warps}"
+        dtype = dict(self.pointers).get("x", "")
+        return f"{self.kernel} {dtype} {constants} warps={self.warps} stages={self.stages}"
+
+
+def configured(major: int) -> str:
+    """The architecture whose configurations serve GPUs of compute capability `major`.x.
+
+    Consumer chips of capability 12 have the matrix units and the shared memory of capability 8.
+    """
+    return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")

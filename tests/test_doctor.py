@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from mica import doctor
-from mica_kernels import backend
+from mica_kernels import backend, prebuilt
 
 
 def test_every_operator_has_an_implementation_and_a_reason() -> None:
@@ -23,6 +24,7 @@ def test_versions_device_and_precision_are_told() -> None:
         "versions",
         "device",
         "kernels",
+        "built ahead of time",
     ]
     assert re.search(rf"^  torch +{re.escape(torch.__version__.split('+')[0])}", text, re.MULTILINE)
     assert re.search(r"^  precision +(float32|bfloat16): this (cpu|cuda) ", text, re.MULTILINE)
@@ -38,3 +40,20 @@ def test_a_demand_that_cannot_be_met_is_reported_and_no_crash(monkeypatch: pytes
     monkeypatch.setenv(backend.VARIABLE, "cuneiform")
     lines = doctor.examine().splitlines()
     assert sum("none: MICA_KERNELS_IMPL=cuneiform" in line for line in lines) == len(backend.OPERATORS)
+
+
+def test_what_is_built_for_the_card_at_hand_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(prebuilt, "triton_version", lambda: "3.7")
+    for architecture in ("sm_90", "sm_100"):
+        prebuilt.Manifest(architecture, "3.6", {}, {}).write(tmp_path)
+    monkeypatch.setattr(doctor, "_architecture", lambda device: None)
+    stale = r"stale: built with Triton 3.6, but 3.7 is installed; python -m mica_kernels build --arch"
+    assert re.search(rf"^  sm_100 +{stale} sm_100\n  sm_90 +{stale} sm_90$", doctor.examine(), re.MULTILINE)
+    monkeypatch.setattr(doctor, "_architecture", lambda device: "sm_90")
+    assert re.search(rf"^built ahead of time\n  sm_90 +{stale} sm_90$", doctor.examine(), re.MULTILINE)
+
+
+def test_no_triton_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prebuilt, "triton_version", lambda: None)
+    assert doctor.examine().endswith("Triton is not installed")

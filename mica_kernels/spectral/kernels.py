@@ -7,8 +7,9 @@ The transform is a dense product, halved by the symmetry of cosines and sines. T
 at t + 1/2, the sums u + v of the mirrored samples u = x[t], v = x[T-1-t] meet only the cosines, the differences
 u - v only the sines, so two (T/2 x T/2) products do the work of one (T x T). The shift by half a sample turns every
 bin by a phase, which the inverse turns back and to which filter and gate are blind. Pair k of coefficients holds
-the amplitudes of cosine and sine of k cycles a clip; pair 0 holds frequency 0 and, in the sine's empty place, T/2.
-Amplitudes lie within the range of the signal, so half-precision operands do not overflow where x does not.
+half the amplitudes of cosine and sine of k cycles a clip (the basis is of twice the waves); pair 0 holds frequency 0
+and, in the sine's empty place, T/2. An amplitude is at most 4/pi times the largest sample, so half of it does not
+overflow in half precision where x does not.
 
 `forward` and `backward` keep all pairs, the filter and the basis on the chip. For clips too long for that,
 `forward_long` and `backward_long` go through the pairs in blocks: PAIRS pairs at a time, STEP samples at a time, so
@@ -77,13 +78,13 @@ def _clip(tensor, clip, clip_stride, LAYOUT: tl.constexpr):
 
 @triton.jit
 def _scale(pair, frames):
-    """Raw half sums times this are amplitudes: 1/T for frequencies 0 and T/2, else 2/T; and 2 for the halves."""
-    return tl.where(pair == 0, 2.0, 4.0) / frames
+    """Raw sums times this are half amplitudes."""
+    return tl.where(pair == 0, 0.5, 1.0) / frames
 
 
 @triton.jit
 def _filter(weight, group, joint, inside, first_pair, frames, joints, PAIRS: tl.constexpr):
-    """Real and imaginary parts of the filter, scaled so that they take raw sums to amplitudes."""
+    """Real and imaginary parts of the filter, scaled so that they take raw sums to half amplitudes."""
     pair = (first_pair + tl.arange(0, PAIRS))[None, :]
     column = weight + ((group * (frames // 2 + 1)) * joints + joint)[:, None] * 2
     exists = inside[:, None] & (pair < (frames + 1) // 2)
@@ -149,7 +150,7 @@ def _analyse(total, difference, cosines, sines, a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def _synthesise(a, b, cosines, sines, even, odd, PRECISION: tl.constexpr):
-    """The cosine and the sine part of samples from amplitudes, added to even and odd."""
+    """The cosine and the sine part of samples from half amplitudes, added to even and odd."""
     return (
         tl.dot(a.to(cosines.dtype), cosines, even, input_precision=PRECISION),
         tl.dot(b.to(sines.dtype), sines, odd, input_precision=PRECISION),
@@ -185,9 +186,9 @@ def _filter_gradient(dreal, dimag, a, b, da, db, at_zero):
 
 @triton.jit
 def _power(a, b, at_zero):
-    """What these amplitudes give to the mean square over the frames, by Parseval's theorem."""
+    """What these half amplitudes give to the mean square over the frames, by Parseval's theorem."""
     squares = a * a + b * b
-    return 0.5 * tl.sum(tl.where(at_zero, squares + squares, squares), axis=1)
+    return 2 * tl.sum(tl.where(at_zero, squares + squares, squares), axis=1)
 
 
 @triton.jit
@@ -202,7 +203,7 @@ def _joint_gate_back(limit, power, inner):
     inverse = tl.rsqrt(power + EPS)
     kept = _shrinkage(limit, inverse)
     inner = tl.where(kept == 0, 0.0, inner) * inverse
-    return kept, 0.5 * inner * limit * inverse * inverse, -2 * inner
+    return kept, 2 * inner * limit * inverse * inverse, -2 * inner
 
 
 @triton.jit
@@ -217,10 +218,10 @@ def _joint_gated_back(da, db, a, b, kept, pull, at_zero):
 @triton.jit
 def _bin_powers(a, b, at_zero, frames):
     """|Y|^2 of the bins that the two places of a pair belong to: one bin, but for pair 0, which has two."""
-    power = (0.25 * frames) * (a * a + b * b)
+    power = frames * (a * a + b * b)
     return (
-        tl.maximum(tl.where(at_zero, frames * (a * a), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL),
-        tl.maximum(tl.where(at_zero, frames * (b * b), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL),
+        tl.maximum(tl.where(at_zero, 4 * frames * (a * a), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL),
+        tl.maximum(tl.where(at_zero, 4 * frames * (b * b), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL),
     )
 
 
@@ -244,8 +245,8 @@ def _bin_gated_back(da, db, a, b, limit, at_zero, frames):
     both = da * a + db * b
     inner_a = tl.where(kept_a == 0, 0.0, tl.where(at_zero, da * a, both)) * tl.rsqrt(power_a)
     inner_b = tl.where(kept_b == 0, 0.0, tl.where(at_zero, db * b, both)) * tl.rsqrt(power_b)
-    pull_a = (0.25 * frames) * limit * inner_a / power_a
-    pull_b = (0.25 * frames) * limit * inner_b / power_b
+    pull_a = frames * limit * inner_a / power_a
+    pull_b = frames * limit * inner_b / power_b
     return (
         kept_a * da + tl.where(at_zero, 4 * pull_a, pull_a) * a,
         kept_b * db + tl.where(at_zero, 4 * pull_b, pull_b) * b,

@@ -145,7 +145,7 @@ class _Launcher:
         blocks, parts, chunk = self.split(launch)
         variant = configs.variant(
             launch, self.dtype, self.size, self.direction, self.sparsity, self.layout, self.run_length(launch),
-            device.float32_precision(),
+            device.precision(self.signals[0].dtype),
         )  # fmt: skip
         strides = [stride for signal in self.signals for stride in signal.stride()]
         kernel = getattr(_kernels(), variant.kernel)
@@ -208,7 +208,7 @@ def _kernels() -> ModuleType:
 
 @lru_cache(maxsize=256)
 def _basis(frames: int, size: int, dtype: torch.dtype, where: torch.device) -> Float[Tensor, "2 size size"]:
-    """Cosines and sines of k cycles a clip at the samples t + 1/2, [k, t]; in the sines' row 0 those of T/2."""
+    """Twice the cosines and sines of k cycles a clip at t + 1/2, [k, t]; in the sines' row 0 those of T/2."""
     if where.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"spectral_gate meets {frames} frames of {dtype} for the first time while a CUDA graph is captured: "
@@ -222,7 +222,7 @@ def _basis(frames: int, size: int, dtype: torch.dtype, where: torch.device) -> F
     if frames % 2 == 0:
         waves[1, 0] = 1 - 2 * (time[0] % 2)
     basis = torch.zeros(2, size, size, dtype=torch.float64)
-    basis[:, :half, :half] = waves
+    basis[:, :half, :half] = 2 * waves
     basis = basis.to(where, dtype)
     if where.type == "cuda":  # other streams will read it, too
         torch.cuda.current_stream(where).synchronize()
