@@ -65,7 +65,7 @@ _TABLE = {
 # Where an architecture differs.
 _EXCEPTIONS = {
     ("sm_80", 2, 32, "backward", "near"): Launch(32, 4, 1, 2),
-    ("sm_80", 2, 256, "backward", "flat"): Launch(16, 8, 2, 1, 32, 64),
+    ("sm_80", 2, 256, "backward", "flat"): Launch(16, 8, 1, 1, 32, 128),
     ("sm_80", 2, 256, "backward", "near"): Launch(16, 8, 1, 1, 32, 32),
     ("sm_80", 4, 256, "forward", "flat"): Launch(16, 8, 1, 1, 16, 16),
     ("sm_100", 4, 32, "backward", "near"): Launch(16, 4, 2, 2),
