@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mica_kernels import device as devices
 from mica_kernels.spectral import configs
@@ -99,8 +100,8 @@ def _obstacle(operator: str, where: torch.device, tensors: tuple[Tensor, ...]) -
     obstacle = _device_obstacle(operator, where)
     if obstacle is not None or not tensors:
         return obstacle
-    if torch._C._are_functorch_transforms_active():
-        return "the transforms of torch.func look into an operator, and not into a kernel"
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "torch.func and forward-mode differentiation look into an operator, and not into a kernel"
     return _UNSERVED[operator](*tensors)
 
 

@@ -220,8 +220,12 @@ def _bin_powers(a, b, at_zero, frames):
     """|Y|^2 of the bins that the two places of a pair belong to: one bin, but for pair 0, which has two."""
     power = frames * (a * a + b * b)
     return (
-        tl.maximum(tl.where(at_zero, 4 * frames * (a * a), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL),
-        tl.maximum(tl.where(at_zero, 4 * frames * (b * b), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL),
+        tl.maximum(
+            tl.where(at_zero, 4 * frames * (a * a), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL
+        ),
+        tl.maximum(
+            tl.where(at_zero, 4 * frames * (b * b), power), EPS * EPS, propagate_nan=tl.PropagateNan.ALL
+        ),
     )
 
 

@@ -109,7 +109,7 @@ class _Launcher:
         x = signals[0]
         self.clips, self.channels, self.frames, self.joints = x.shape
         self.direction, self.signals, self.device = direction, signals, x.device
-        self.dtype = str(x.dtype).removeprefix("torch.")
+        self.dtype = _name(x.dtype)
         self.sparsity = "none" if threshold is None else sparsity
         self.group_size = self.channels // weight.shape[0]
         self.channels_fastest = x.stride(1) <= x.stride(3)
@@ -229,9 +229,18 @@ def _basis(frames: int, size: int, dtype: torch.dtype, where: torch.device) -> F
     return basis
 
 
+def _served(x: Tensor) -> bool:
+    """Whether a kernel takes x. An operator called by its own name, as an exported program does, may get any."""
+    return device.runs_kernels(x.device) and configs.unserved(x.shape[2], _name(x.dtype)) is None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _forward(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str) -> Tensor:
-    """y by the kernel; by the reference on a CPU, where a program exported on a GPU may end up."""
-    if not device.runs_kernels(x.device):
+    """y by the kernel, or by the reference where none serves."""
+    if not _served(x):
         return reference.spectral_gate(x, weight, threshold, sparsity)
     y = torch.empty_like(x)
     if x.numel():
@@ -243,9 +252,7 @@ def _forward(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str)
 def _backward(
     dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and threshold; the last has no elements where there is no threshold."""
-    if not device.runs_kernels(x.device):
-        return _reference_backward(dy, x, weight, threshold, sparsity)
+    """Gradients of x, weight and threshold by the kernel; the last has no elements where there is no threshold."""
     new = torch.empty if x.numel() else torch.zeros
     dx = torch.empty_like(x)
     dweight = new(weight.shape, dtype=torch.float32, device=x.device)
@@ -283,9 +290,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, threshold = ctx.saved_tensors
-    dx, dweight, dthreshold = torch.ops.mica_kernels.spectral_gate_backward(
-        dy, x, weight, threshold, ctx.sparsity
-    )
+    backward = torch.ops.mica_kernels.spectral_gate_backward if _served(x) else _reference_backward
+    dx, dweight, dthreshold = backward(dy, x, weight, threshold, ctx.sparsity)
     return dx, dweight, None if threshold is None else dthreshold, None
 
 
