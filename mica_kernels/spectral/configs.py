@@ -36,7 +36,7 @@ _TABLE = {
         32: (Launch(64, 4, 2, 4), Launch(64, 4, 2, 2), Launch(64, 4, 2, 2), Launch(16, 4, 1, 3)),
         64: (Launch(32, 4, 2, 3), Launch(32, 8, 2, 1), Launch(32, 8, 2, 1), Launch(16, 8, 1, 1)),
         128: (
-            Launch(32, 8, 2, 1, 64, 64), Launch(16, 4, 2, 2, 32, 64),
+            Launch(32, 8, 2, 1, 64, 64), Launch(16, 8, 2, 1, 32, 64),
             Launch(16, 4, 2, 2, 32, 64), Launch(16, 8, 2, 1, 32, 64),
         ),
         256: (
@@ -46,7 +46,7 @@ _TABLE = {
     },
     4: {
         16: (Launch(64, 4, 1, 5), Launch(64, 4, 1, 3), Launch(64, 4, 1, 2), Launch(64, 4, 1, 2)),
-        32: (Launch(32, 4, 1, 2), Launch(32, 4, 1, 2), Launch(32, 4, 1, 2, 16, 32), Launch(16, 4, 1, 2)),
+        32: (Launch(32, 4, 1, 2), Launch(16, 4, 1, 3), Launch(32, 8, 1, 1, 16, 32), Launch(16, 4, 1, 2)),
         64: (
             Launch(32, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
             Launch(32, 8, 1, 1, 16, 32), Launch(16, 8, 1, 1, 16, 16),
@@ -67,9 +67,11 @@ _EXCEPTIONS = {
     ("sm_80", 2, 32, "backward", "near"): Launch(32, 4, 1, 2),
     ("sm_80", 2, 256, "backward", "flat"): Launch(16, 8, 1, 1, 32, 128),
     ("sm_80", 2, 256, "backward", "near"): Launch(16, 8, 1, 1, 32, 32),
+    ("sm_80", 4, 32, "backward", "flat"): Launch(16, 4, 1, 3),
     ("sm_80", 4, 256, "forward", "flat"): Launch(16, 8, 1, 1, 16, 16),
     ("sm_100", 4, 32, "backward", "near"): Launch(16, 4, 2, 2),
-    ("sm_100", 2, 32, "backward", "flat"): Launch(32, 2, 2, 4),
+    ("sm_100", 2, 32, "backward", "flat"): Launch(32, 4, 1, 2),
+    ("sm_100", 4, 128, "forward", "flat"): Launch(32, 8, 1, 1, 16, 16),
 }
 
 
