@@ -8,8 +8,14 @@ import sys
 import pytest
 import torch
 
-from mica_kernels import spectral_gate
+from mica_kernels import device, spectral_gate
 from mica_kernels.backend import OPERATORS, VARIABLE, choose, explain
+
+CPU_REASONS = {
+    "1": "on the CPU the kernel only runs in Triton's interpreter, which is for tests",
+    "0": "the kernel needs a GPU, and this runs on the CPU",
+}
+"""Why "auto" takes the reference for spectral_gate, by TRITON_INTERPRET."""
 
 
 @pytest.fixture(autouse=True)
@@ -17,19 +23,95 @@ def _no_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_auto_runs_the_reference_and_says_why(operator: str) -> None:
-    choice = choose(operator, torch.zeros(1))
-    why = f"this version has no compiled kernel for {operator} on cpu"
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As far as `backend` can see there is an H100, and Triton."""
+    monkeypatch.setattr(device, "triton_installed", lambda: True)
+    monkeypatch.setattr(device, "capability", lambda where: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("interpreted", ["0", "1"])
+def test_auto_on_a_cpu_runs_the_reference_and_says_why(
+    interpreted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(device.INTERPRETER, interpreted)
+    monkeypatch.setattr(device, "triton_installed", lambda: True)
+    choice = choose("spectral_gate", torch.zeros(1, 1, 4, 1))
+    why = CPU_REASONS[interpreted]
     assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
+    assert explain("cpu")["spectral_gate"] == choice
+
+
+@pytest.mark.parametrize("operator", ["info_nce", "similarity_kl"])
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_operators_without_a_kernel(operator: str, where: str, gpu: pytest.MonkeyPatch) -> None:
+    choice = explain(where)[operator]
+    why = f"this version has no compiled kernel for {operator}"
+    assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
+
+
+def test_auto_on_a_gpu_runs_the_kernel(gpu: pytest.MonkeyPatch) -> None:
+    choice = explain("cuda")["spectral_gate"]
+    assert (choice.impl, choice.reason) == ("triton", "the compiled kernel serves cuda")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        (device, "triton_installed", lambda: False, "Triton, which compiles the kernel, is not installed"),
+        (device, "capability", lambda where: (7, 5), "compute capability 8.0, and this GPU is older"),
+        (torch.cuda, "is_available", lambda: False, "the kernel needs a GPU, and PyTorch finds none"),
+        (torch.version, "hip", "6.4", "the kernel has not been tried on AMD GPUs"),
+    ],
+)
+def test_gpus_that_are_not_served(
+    owner: object, name: str, value: object, reason: str, gpu: pytest.MonkeyPatch
+) -> None:
+    gpu.setattr(owner, name, value)
+    choice = explain("cuda")["spectral_gate"]
+    assert choice.impl == "reference"
+    assert reason in choice.reason
+    gpu.setenv(VARIABLE, "triton")
+    choice = explain("cuda")["spectral_gate"]
+    assert choice.impl == "none"
+    assert reason in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [
+        (torch.zeros(1, 1, 513, 1), "the kernel serves up to 512 frames, not 513"),
+        (torch.zeros(1, 1, 4, 1).double(), "the kernel serves float32, bfloat16, float16, not float64"),
+        (torch.zeros(1, 1, 4, 1, device="meta"), "the kernel serves NVIDIA GPUs, not meta"),
+    ],
+)
+def test_tensors_that_are_not_served(x: torch.Tensor, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(device.INTERPRETER, "1")
+    monkeypatch.setattr(device, "triton_installed", lambda: True)
+    assert choose("spectral_gate", x).reason == f"{reason}, so the PyTorch reference runs"
+    with pytest.raises(RuntimeError, match=f'impl="triton" was asked for, but {reason}; ask for "auto" or'):
+        choose("spectral_gate", x, impl="triton")
+
+
+def test_the_interpreter_runs_kernels_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(device.INTERPRETER, "1")
+    monkeypatch.setattr(device, "triton_installed", lambda: True)
+    assert choose("spectral_gate", torch.zeros(1, 1, 4, 1), impl="triton").impl == "triton"
 
 
 def test_variable_stands_in_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "reference")
     assert choose("info_nce").reason == "MICA_KERNELS_IMPL=reference was asked for"
     monkeypatch.setenv(VARIABLE, "triton")
-    with pytest.raises(RuntimeError, match=r"MICA_KERNELS_IMPL=triton was asked for, but this version"):
-        spectral_gate(torch.zeros(1, 1, 4, 1), torch.zeros(1, 3, 1, 2))
+    with pytest.raises(
+        RuntimeError, match=r"MICA_KERNELS_IMPL=triton was asked for, but the kernel serves up to"
+    ):
+        spectral_gate(torch.zeros(1, 1, 600, 1), torch.zeros(1, 301, 1, 2))
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert choose("info_nce").impl == "reference"
 
 
 def test_argument_goes_before_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,18 +127,18 @@ def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         choose("info_nce")
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda", torch.device("cuda", 1)])
-def test_explain_needs_no_such_device(device: str | torch.device) -> None:
-    choices = explain(device)
+@pytest.mark.parametrize("where", ["cpu", "cuda", torch.device("cuda", 99), "mps"])
+def test_explain_needs_no_such_device(where: str | torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    choices = explain(where)
     assert set(choices) == set(OPERATORS)
     assert all(choice.impl == "reference" for choice in choices.values())
-    assert torch.device(device).type in choices["info_nce"].reason
 
 
 @pytest.mark.parametrize("demand", ["triton", "fast"])
 def test_explain_reports_an_unmet_demand(demand: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, demand)
-    choices = explain("cpu")
+    choices = explain("meta")
     assert {choice.impl for choice in choices.values()} == {"none"}
     assert all(f"MICA_KERNELS_IMPL={demand}" in choice.reason for choice in choices.values())
 

@@ -1,0 +1,172 @@
+"""What the tests of the spectral gate's kernels share: an error budget, and memory that shows what was not written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mica_kernels.launch import Variant
+from mica_kernels.spectral import configs, op, reference
+
+Results = dict[str, Tensor]
+
+
+@pytest.fixture(scope="session")
+def differentiate() -> Callable[..., Results]:
+    """Compute y and the gradients for dy, by name."""
+    return _differentiate
+
+
+@pytest.fixture(scope="session")
+def check_budget() -> Callable[..., None]:
+    """Check that |fused - exact64| <= 2 |eager - exact64| + unit * size, in norms over each of the results.
+
+    eager is the reference in the dtype of x, which works in float32 and rounds half precisions at its ends only.
+    Matrix units take operands that are rounded to the last place of the dtype, the `unit`, so no use of them could do
+    without the second term. Sizes are those of what a result is made of, as its rounding errors are: the result
+    itself can be smaller, by what the gate takes off or by columns that cancel in a parameter's gradient.
+    """
+    return _check_budget
+
+
+@pytest.fixture(scope="session")
+def poisoned() -> Callable[[], AbstractContextManager[None]]:
+    """Within this context the kernels' memory is full of NaN, and writing outside of their results is an error."""
+    return _poisoned
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
+    """What is launched, in order, but for the last sum of the backward pass."""
+    variants = []
+
+    def record(*arguments: Any) -> Variant:
+        variants.append(make(*arguments))
+        return variants[-1]
+
+    make = configs.variant
+    monkeypatch.setattr(configs, "variant", record)
+    return variants
+
+
+def _differentiate(
+    gate: Callable[..., Tensor],
+    x: Tensor,
+    weight: Tensor,
+    threshold: Tensor | None,
+    sparsity: str,
+    dy: Tensor,
+) -> Results:
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    leaves = {"dx": x, "dweight": weight}
+    if threshold is not None:
+        threshold = leaves["dthreshold"] = threshold.detach().requires_grad_()
+    y = gate(x, weight, threshold, sparsity=sparsity)
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy)
+    return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def _check_budget(
+    fused: Results,
+    x: Tensor,
+    weight: Tensor,
+    threshold: Tensor | None,
+    sparsity: str,
+    dy: Tensor,
+    unit: float | None = None,
+) -> None:
+    if unit is None:
+        # On a GPU float32 is cut in two numbers of tf32, and the product of the lower ones is left out: 21 bits remain.
+        unit = 2**-21 if x.is_cuda and x.dtype == torch.float32 else torch.finfo(x.dtype).eps
+    eager = _differentiate(reference.spectral_gate, x, weight, threshold, sparsity, dy)
+    doubles = x.double(), weight.double(), None if threshold is None else threshold.double()
+    exact = _differentiate(reference.spectral_gate, *doubles, sparsity, dy.double())
+    sizes = _sizes(*doubles, sparsity, dy.double())
+    assert fused.keys() == exact.keys()
+    for name, result in fused.items():
+        assert (result.shape, result.dtype) == (eager[name].shape, eager[name].dtype), name
+        error = _norm(result.double() - exact[name])
+        budget = 2 * _norm(eager[name].double() - exact[name]) + unit * sizes[name]
+        if not error <= budget:  # nor is a NaN
+            raise AssertionError(
+                f"{name} is off by {error:.3g} of {sizes[name]:.3g}, and may be by {budget:.3g}"
+            )
+
+
+def _sizes(
+    x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str, dy: Tensor
+) -> dict[str, float]:
+    """What the results are made of: the signals as they are without a gate, and the columns' parts of the gradients."""
+    clips, channels, frames, joints = x.shape
+
+    def each(parameter: Tensor) -> Tensor:
+        """A copy for every channel of every clip."""
+        per_channel = parameter.repeat_interleave(channels // len(parameter), dim=0)
+        return per_channel.repeat(clips, *[1] * (parameter.ndim - 1))
+
+    columns = [signal.reshape(1, clips * channels, frames, joints) for signal in (x, dy)]
+    parts = _differentiate(reference.spectral_gate, columns[0], each(weight), None, sparsity, columns[1])
+    sizes = {name: _norm(part) for name, part in parts.items()}
+    if threshold is not None:
+        limits = each(threshold if threshold.ndim == 2 else threshold[:, None].expand(-1, joints))
+        parts = _differentiate(
+            reference.spectral_gate, columns[0], each(weight), limits, sparsity, columns[1]
+        )
+        # A product of dy with a signal of mean square 1: errors are as large as dy even where they are orthogonal.
+        sizes["dthreshold"] = _norm(dy) + _norm(parts["dthreshold"])
+    return sizes
+
+
+def _norm(tensor: Tensor) -> float:
+    return torch.linalg.vector_norm(tensor.double()).item()
+
+
+class _GuardedTorch:
+    """`torch`, but that its empty tensors are full of NaN and lie between guards."""
+
+    GUARD = 64  # elements, so that a tensor is as aligned as any
+    SENTINEL = 1234.0
+
+    def __init__(self) -> None:
+        self.storages: list[Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def empty_like(self, like: Tensor) -> Tensor:
+        return self._guarded(torch.empty_like(like))
+
+    def empty(self, *shape: Any, **options: Any) -> Tensor:
+        return self._guarded(torch.empty(*shape, **options))
+
+    def _guarded(self, tensor: Tensor) -> Tensor:
+        storage = tensor.new_full((tensor.numel() + 2 * self.GUARD,), self.SENTINEL)
+        storage[self.GUARD : -self.GUARD] = torch.nan
+        self.storages.append(storage)
+        return storage.as_strided(tensor.shape, tensor.stride(), self.GUARD)
+
+    def check(self) -> None:
+        for storage in self.storages:
+            guards = torch.cat([storage[: self.GUARD], storage[-self.GUARD :]])
+            assert (guards == self.SENTINEL).all(), "a kernel has written outside of its tensor"
+
+
+@contextmanager
+def _poisoned() -> Iterator[None]:
+    guarded = _GuardedTorch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(op, "torch", guarded)
+        # This fills memory that is not got through `op.torch`, too.
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert guarded.storages
+    guarded.check()
