@@ -109,7 +109,7 @@ def _obstacle(operator: str, where: torch.device, tensors: tuple[Tensor, ...]) -
 def _device_obstacle(operator: str, where: torch.device) -> str | None:
     """The part of it that is the same for all tensors, which torch.compile need not look into."""
     if operator not in _UNSERVED:
-        return f"this version has no compiled kernel for {operator}"
+        return f"this version has no compiled kernel for {operator} on {where.type}"
     if where.type not in ("cuda", "cpu"):
         return f"the kernel serves NVIDIA GPUs, not {where.type}"
     if not devices.triton_installed():

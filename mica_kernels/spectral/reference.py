@@ -34,6 +34,8 @@ def spectral_gate(
         # Parseval's sum over the spectrum gives the same energy, in more passes over memory.
         rms = (y.square().mean(dim=2, keepdim=True) + EPS).sqrt()
         y = y * _shrinkage(threshold, rms)
+    if torch._C._are_functorch_transforms_active():
+        return y.to(x.dtype)  # vmap cannot write into memory laid out like an x that it does not map over
     return torch.empty_like(x).copy_(y)  # the memory format and the dtype of x in one pass
 
 

@@ -49,7 +49,7 @@ def test_auto_on_a_cpu_runs_the_reference_and_says_why(
 @pytest.mark.parametrize("where", ["cpu", "cuda"])
 def test_operators_without_a_kernel(operator: str, where: str, gpu: pytest.MonkeyPatch) -> None:
     choice = explain(where)[operator]
-    why = f"this version has no compiled kernel for {operator}"
+    why = f"this version has no compiled kernel for {operator} on {where}"
     assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
 
 

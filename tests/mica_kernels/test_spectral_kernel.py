@@ -246,6 +246,27 @@ def test_every_kernel_in_every_layout(
     check_budget(fused, *arguments)
 
 
+@pytest.mark.parametrize("form", ["channels_last", "joints_last"])
+@pytest.mark.parametrize("channels_per_group", [2, 12, 16])
+def test_groups_of_columns_on_end(
+    channels_per_group: int,
+    form: str,
+    launched: list[Variant],
+    differentiate: Callable[..., Results],
+    check_budget: Callable[..., None],
+    poisoned: Poisoned,
+) -> None:
+    """The filter's gradient is added up in a program only where eight channels on end share a filter."""
+    case = Case(channels_per_group=channels_per_group, frames=5, joints=2, form=form, dy_form=form)
+    arguments = case.arguments(torch.float32)
+    with poisoned():
+        fused = differentiate(fused_gate, *arguments)
+    check_budget(fused, *arguments)
+    constants = dict(launched[-1].constants)
+    assert constants["LAYOUT"] == "flat"
+    assert constants["RUN"] == (8 if channels_per_group == 16 and form == "channels_last" else 1)
+
+
 @pytest.mark.parametrize(
     ("frames", "launch"),
     [
