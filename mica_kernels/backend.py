@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mica_kernels import device as devices
-from mica_kernels.spectral import configs
+from mica_kernels.contrastive import configs as contrastive
+from mica_kernels.spectral import configs as spectral
 
 OPERATORS = ("spectral_gate", "info_nce", "similarity_kl")
 IMPLEMENTATIONS = ("auto", "reference", "triton")
@@ -79,6 +80,8 @@ def _choose(operator: str, device: torch.device, tensors: tuple[Tensor, ...], im
     if obstacle is None and device.type == "cpu":
         obstacle = "on the CPU the kernel only runs in Triton's interpreter, which is for tests"
     if obstacle is None:
+        obstacle = _too_small(operator, tensors)
+    if obstacle is None:
         return Choice("triton", f"the compiled kernel serves {device.type}")
     return Choice("reference", f"{obstacle}, so the PyTorch reference runs")
 
@@ -108,8 +111,6 @@ def _obstacle(operator: str, where: torch.device, tensors: tuple[Tensor, ...]) -
 @torch.compiler.assume_constant_result
 def _device_obstacle(operator: str, where: torch.device) -> str | None:
     """The part of it that is the same for all tensors, which torch.compile need not look into."""
-    if operator not in _UNSERVED:
-        return f"this version has no compiled kernel for {operator} on {where.type}"
     if where.type not in ("cuda", "cpu"):
         return f"the kernel serves NVIDIA GPUs, not {where.type}"
     if not devices.triton_installed():
@@ -126,8 +127,32 @@ def _device_obstacle(operator: str, where: torch.device) -> str | None:
 
 
 def _spectral_gate_unserved(x: Tensor, *_: Tensor) -> str | None:
-    return configs.unserved(x.shape[2], str(x.dtype).removeprefix("torch."))
+    return spectral.unserved(x.shape[2], _name(x))
 
 
-_UNSERVED: dict[str, Callable[..., str | None]] = {"spectral_gate": _spectral_gate_unserved}
-"""The operators that have kernels, and what says why one does not serve some tensors."""
+def _contrastive_unserved(*tensors: Tensor) -> str | None:
+    return contrastive.unserved(*map(_name, tensors))
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+_UNSERVED: dict[str, Callable[..., str | None]] = {
+    "spectral_gate": _spectral_gate_unserved,
+    "info_nce": _contrastive_unserved,
+    "similarity_kl": _contrastive_unserved,
+}
+"""What says why the kernels of an operator do not serve some tensors."""
+
+
+def _too_small(operator: str, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why the kernel would serve, but to no end; None where it is worth while."""
+    if operator == "spectral_gate" or len(tensors) < 2:
+        return None
+    rows, columns = len(tensors[0]), len(tensors[1])
+    if operator == "info_nce":  # with the extra keys
+        columns = sum(len(keys) for keys in tensors[1:])
+    if rows * columns >= contrastive.WORTHWHILE:
+        return None
+    return f"a similarity matrix of {rows} x {columns} is too small for the kernel to save anything"

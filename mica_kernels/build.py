@@ -26,11 +26,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from mica_kernels import prebuilt
-from mica_kernels.launch import Variant, configured
+from mica_kernels.launch import ARCHITECTURES, DTYPES, Variant, configured
 from mica_kernels.prebuilt import Manifest
-from mica_kernels.spectral.configs import ARCHITECTURES, DTYPES, MAX_FRAMES, size
+from mica_kernels.spectral.configs import MAX_FRAMES, size
 
-FAMILIES = ("mica_kernels.spectral",)
+FAMILIES = ("mica_kernels.contrastive", "mica_kernels.spectral")
 """Where kernels lie: each has kernels.py, and configs.py with `variants(architecture)`."""
 
 COMMAND = "python -m mica_kernels build"
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=_frames,
         metavar="T",
-        help=f"only for clips of T frames; default: 1 to {MAX_FRAMES}",
+        help=f"of the spectral gate, only for clips of T frames; default: 1 to {MAX_FRAMES}",
     )
     parser.add_argument(
         "--jobs", type=int, default=0, metavar="N", help="processes; default: one for every core"
@@ -176,7 +176,7 @@ def select(
     """The shipped variants that serve signals of these data types and lengths; None stands for all."""
     sizes = None if frames is None else {size(count) for count in frames}
     for variant in shipped(target):
-        dtype = dict(variant.pointers).get("x")
+        dtype = variant.dtype
         constants = dict(variant.constants)
         # How many pairs a variant has room for; in those that take pairs in blocks, PAIRS is a block.
         covered = next((constants[name] for name in ("SIZE", "SPAN", "PAIRS") if name in constants), None)

@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+DTYPES = ("float32", "bfloat16", "float16")
+"""What the kernels serve."""
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+"""Which have configurations of their own."""
+
 
 @dataclass(frozen=True)
 class Launch:
     """How a kernel is cut into programs, and what a program keeps under way.
 
-    columns: columns (or rows) that a program owns; warps: of a program; stages: of loads under way;
-    programs: how many of them a multiprocessor is given; pairs, step: the block sizes of the spectral gate's kernels
-    for long clips, None in those that keep all on the chip.
+    columns: columns that a program owns; warps: of a program; stages: of loads under way; programs: how many of them a
+    multiprocessor is given; step: of the loop inside, over samples or over the width of embeddings; pairs: that the
+    spectral gate takes at a time; rows: of the tiles of the contrastive losses. None: the kernel has no such blocks.
     """
 
     columns: int
@@ -22,6 +28,7 @@ class Launch:
     programs: int
     pairs: int | None = None
     step: int | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,15 @@ class Variant:
         """What a launch takes beside the kernel's arguments."""
         return {**dict(self.constants), "num_warps": self.warps, "num_stages": self.stages}
 
+    @cached_property
+    def dtype(self) -> str | None:
+        """Of the signals or embeddings; None where the kernel sees none."""
+        pointers = dict(self.pointers)
+        return pointers.get("x", pointers.get("query"))
+
     def __str__(self) -> str:
         constants = " ".join(f"{name}={value}" for name, value in self.constants)
-        dtype = dict(self.pointers).get("x", "")
-        return f"{self.kernel} {dtype} {constants} warps={self.warps} stages={self.stages}"
+        return f"{self.kernel} {self.dtype or ''} {constants} warps={self.warps} stages={self.stages}"
 
 
 def configured(major: int) -> str:

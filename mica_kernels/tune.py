@@ -50,7 +50,7 @@ def pick(
     key: str,
     shipped: Launch,
     candidates: Callable[[], list[Launch]],
-    run: Callable[[Launch], None],
+    run: Callable[[Launch], object],
 ) -> Launch:
     """The tuned configuration for `key` on `device`, else the shipped one; tunes first where that was asked for."""
     if device.type != "cuda":
@@ -61,7 +61,7 @@ def pick(
     return saved().get(key, shipped)
 
 
-def fastest(candidates: list[Launch], run: Callable[[Launch], None]) -> Launch:
+def fastest(candidates: list[Launch], run: Callable[[Launch], object]) -> Launch:
     """The candidate with the smallest median time; one that does not compile or fit the GPU is passed over."""
     times = {}
     for launch in candidates:
@@ -92,7 +92,7 @@ def _save(key: str, launch: Launch) -> None:
     saved.cache_clear()
 
 
-def _time(run: Callable[[], None]) -> float:
+def _time(run: Callable[[], object]) -> float:
     """Milliseconds, the median of many runs."""
     from triton.testing import do_bench
 

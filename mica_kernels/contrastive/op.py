@@ -1,13 +1,25 @@
-"""The public face of the contrastive losses: argument checks, then the implementation that serves."""
+"""The public face of the contrastive losses: argument checks, the choice of an implementation, and the launches."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from types import ModuleType
+from typing import Any
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
+from mica_kernels import device, prebuilt, tune
 from mica_kernels.backend import choose
-from mica_kernels.checks import check_labels, check_same_device, check_scale, check_tensor
-from mica_kernels.contrastive import reference
+from mica_kernels.checks import check_labels, check_same_device, check_scale, check_tensor, compute_dtype
+from mica_kernels.contrastive import configs, reference
+from mica_kernels.contrastive.reference import Statistics, blocks
+from mica_kernels.launch import Launch
+from mica_kernels.registration import gradient_like, register
 
 
 def info_nce(
@@ -64,8 +76,12 @@ def info_nce(
         check_tensor("extra_keys", extra_keys, "Q D")
         _check_same_width("query", query, "extra_keys", extra_keys)
     check_same_device("query", query, query_labels=query_labels, key_labels=key_labels, extra_keys=extra_keys)
-    choose("info_nce", query, impl=impl)
-    return reference.info_nce(query, key, scale, query_labels, key_labels, extra_keys, symmetric)
+    given = (query, key) if extra_keys is None else (query, key, extra_keys)
+    arguments = (query_labels, key_labels, extra_keys, symmetric)
+    if choose("info_nce", *given, impl=impl).impl == "reference":
+        return reference.info_nce(query, key, scale, *arguments)
+    statistics = torch.ops.mica_kernels.similarity_statistics
+    return reference.info_nce(query, key, _as_tensor(scale, query), *arguments, statistics)
 
 
 def similarity_kl(
@@ -114,8 +130,11 @@ def similarity_kl(
     check_same_device("query", query, teacher_query=teacher_query)
     check_scale("scale", scale)
     check_scale("teacher_scale", teacher_scale)
-    choose("similarity_kl", query, impl=impl)
-    return reference.similarity_kl(query, key, teacher_query, teacher_key, scale, teacher_scale)
+    tensors = (query, key, teacher_query, teacher_key)
+    if choose("similarity_kl", *tensors, impl=impl).impl == "reference":
+        return reference.similarity_kl(*tensors, scale, teacher_scale)
+    scales = (_as_tensor(scale, query), _as_tensor(teacher_scale, query))
+    return torch.ops.mica_kernels.similarity_divergence(*tensors, *scales)[0].mean()
 
 
 def _check_pairs(query_name: str, query: Tensor, key_name: str, key: Tensor) -> None:
@@ -144,3 +163,325 @@ def _check_labels(query: Tensor, key: Tensor, query_labels: Tensor | None, key_l
         return
     check_labels("query_labels", query_labels, len(query))
     check_labels("key_labels", key_labels, len(key))
+
+
+def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
+    if isinstance(scale, Tensor):
+        return scale.to(like.device)
+    return torch.full((), scale, dtype=torch.float32, device=like.device)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _served(*tensors: Tensor) -> bool:
+    """Whether a kernel takes these. An operator called by its own name, as an exported program does, may get any."""
+    on_device = device.runs_kernels(tensors[0].device) and all(tensor.numel() for tensor in tensors)
+    return on_device and configs.unserved(*(_name(tensor.dtype) for tensor in tensors)) is None
+
+
+@lru_cache
+def _kernels() -> ModuleType:
+    prebuilt.install()
+    return importlib.import_module("mica_kernels.contrastive.kernels")
+
+
+def _start(kernel: str, form: tuple[str | bool, ...], launch: Launch, programs: int, *arguments: Any) -> None:
+    """Launch a kernel; the first argument is the query."""
+    dtype = arguments[0].dtype
+    variant = configs.variant(launch, _name(dtype), kernel, device.precision(dtype), *form)
+    with torch.cuda.device_of(arguments[0]):
+        getattr(_kernels(), kernel)[(programs,)](*arguments, **variant.keywords)
+
+
+def _best(kernel: str, query: Tensor, run: Callable[[Launch], object]) -> Launch:
+    """The configuration to run with; `run` is what tuning times, where it was asked for."""
+    dtype, width = _name(query.dtype), query.shape[1]
+    shipped = configs.launch(device.architecture(query.device), dtype, kernel)
+    return tune.pick(query.device, f"{kernel} {dtype} {width}", shipped, configs.candidates, run)
+
+
+def _split(launch: Launch, rows: int, columns: int, where: torch.device) -> tuple[int, int, int]:
+    """Stripes of rows, parts of the columns, tiles a part."""
+    stripes, tiles = -(-rows // launch.rows), -(-columns // launch.columns)
+    wanted = configs.WAVES * launch.programs * device.multiprocessors(where)
+    each = -(-tiles // min(tiles, -(-wanted // stripes)))
+    return stripes, -(-tiles // each), each
+
+
+def _laid_out(*matrices: Tensor) -> list[Tensor]:
+    """Matrices as the kernels read them: of one type, row after row, filled up to whole 16 bytes, and aligned."""
+    dtype = matrices[0].dtype
+    for matrix in matrices[1:]:
+        dtype = torch.promote_types(dtype, matrix.dtype)
+    found = []
+    for matrix in matrices:
+        matrix = functional.pad(matrix.to(dtype), (0, -matrix.shape[1] % configs.ALIGNED)).contiguous()
+        found.append(matrix if matrix.data_ptr() % 16 == 0 else matrix.clone())
+    return found
+
+
+def _numbered(query_labels: Tensor | None, key_labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Labels as small numbers, the same for equal ones; -1 for a row that no column matches."""
+    if query_labels is None or key_labels is None:
+        return None, None
+    rows, columns = query_labels.long().contiguous(), key_labels.long().contiguous()
+    ordered = columns.sort().values
+    number = torch.searchsorted(ordered, rows)
+    found = torch.searchsorted(ordered, rows, right=True) > number
+    return number.where(found, -1).int(), torch.searchsorted(ordered, columns).int()
+
+
+def _form(query_labels: Tensor | None, offset: int | None, columns: bool) -> tuple[str, bool]:
+    positives = "labels" if query_labels is not None else "none" if offset is None else "diagonal"
+    return positives, columns
+
+
+def _statistics(
+    query: Tensor,
+    key: Tensor,
+    scale: Tensor,
+    query_labels: Tensor | None,
+    key_labels: Tensor | None,
+    offset: int | None,
+    columns: bool,
+) -> Statistics:
+    """`reference.similarity_statistics` by the kernel, where it serves."""
+    if not _served(query, key):
+        return reference.similarity_statistics(query, key, scale, query_labels, key_labels, offset, columns)
+    form = _form(query_labels, offset, columns)
+    query, key = _laid_out(query, key)
+    labels = _numbered(query_labels, key_labels)
+    sweep = partial(_sweep, query, key, scale.float(), *labels, offset or 0, form)
+    row_lse, row_positive, column_lse, column_positive = sweep(_best("statistics", query, sweep))
+    if form == ("diagonal", True):
+        assert offset is not None
+        column_positive = torch.zeros_like(column_lse)
+        column_positive[offset : offset + len(query)] = row_positive[: len(key) - offset]
+    return row_lse, row_positive, column_lse, column_positive
+
+
+def _sweep(
+    query: Tensor,
+    key: Tensor,
+    scale: Tensor,
+    query_labels: Tensor | None,
+    key_labels: Tensor | None,
+    offset: int,
+    form: tuple[str, bool],
+    launch: Launch,
+) -> Statistics:
+    """All rows, so many at a time that what is left for the columns does not grow with them."""
+    columns, width = key.shape
+    new = partial(torch.empty, dtype=torch.float32, device=query.device)
+    lines = []
+    column_lse, column_positive = new(0), new(0)
+    for rows in blocks(len(query), configs.ROWS_AT_A_TIME):
+        part = query[rows]
+        stripes, parts, tiles = _split(launch, len(part), columns, query.device)
+        row_results = new(2, parts, len(part))
+        column_results = new(3 if form[0] == "labels" else 2, stripes, columns) if form[1] else row_results
+        _start(
+            "statistics", form, launch, stripes * parts,
+            part, key, scale, scale if query_labels is None else query_labels[rows],
+            scale if key_labels is None else key_labels, *row_results, *column_results[:2], column_results[-1],
+            len(part), columns, width, offset + rows.start, tiles,
+        )  # fmt: skip
+        lines.append((row_results[0].logsumexp(0), row_results[1].sum(0)))
+        if form[1]:
+            lse = column_results[0].add_(column_results[1].log_()).logsumexp(0)
+            positive = column_results[-1].sum(0)
+            column_lse = torch.logaddexp(column_lse, lse) if rows.start else lse
+            column_positive = column_positive + positive if rows.start else positive
+    row_lse, row_positive = (torch.cat(line) for line in zip(*lines, strict=True))
+    return row_lse, row_positive, column_lse, column_positive
+
+
+def _statistics_backward(
+    above: Sequence[Tensor], inputs: Sequence[Any], results: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of query, key and scale by the kernel."""
+    query, key, scale, query_labels, key_labels, offset, columns = inputs
+    form = _form(query_labels, offset, columns)
+    matrices = _laid_out(query, key)
+    row_labels, column_labels = _numbered(query_labels, key_labels)
+    unit, weights = _normalised(matrices[0].dtype, *above)
+    by_row, by_column = (results[0], *weights[:2]), (results[1], *weights[2:])
+    factor = scale.float()
+
+    def fill(launch: Launch, rows: slice, cols: slice, block: Tensor, moments: Tensor) -> None:
+        of_rows = [vector[rows] for vector in by_row]
+        _start(
+            "gradient", form, launch, len(moments),
+            matrices[0][rows], matrices[1][cols], block, factor,
+            factor if row_labels is None else row_labels[rows],
+            factor if column_labels is None else column_labels[cols],
+            *of_rows, *([vector[cols] for vector in by_column] if columns else of_rows), moments,
+            *block.shape, matrices[0].shape[1], (offset or 0) + rows.start - cols.start, block.stride(0),
+        )  # fmt: skip
+
+    found = _by_blocks("gradient", matrices, wanted, fill)
+    return _finished(found, unit, query, key, scale)
+
+
+def _normalised(dtype: torch.dtype, *given: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Gradients scaled to fit the range of `dtype`, and what one of them is worth after that."""
+    largest = torch.stack([gradient.abs().amax() for gradient in given if gradient.numel()]).amax()
+    unit = largest.clamp_min(torch.finfo(torch.float32).tiny)
+    if dtype == torch.float16:
+        unit = unit / configs.LARGEST
+    return unit, [(gradient / unit).float() for gradient in given]
+
+
+def _by_blocks(
+    kernel: str,
+    matrices: Sequence[Tensor],
+    wanted: Sequence[bool],
+    fill: Callable[[Launch, slice, slice, Tensor, Tensor], None],
+) -> list[Tensor | None]:
+    """Gradients of query key^T, query and key first: of query and key but for their factors, and of a factor of it.
+
+    `fill` leaves the gradient of a block of it, and parts of the sum that is the factor's.
+    """
+    query, key = matrices[:2]
+    new = partial(torch.empty, dtype=torch.float32, device=query.device)
+    height = min(len(query), configs.ROWS_AT_A_TIME)
+    breadth = min(len(key), max(configs.ALIGNED, configs.BLOCK // height))
+    pitch = -(-breadth // configs.ALIGNED) * configs.ALIGNED
+    memory = torch.empty(height, pitch, dtype=query.dtype, device=query.device)
+    dquery, dkey = (
+        torch.zeros(matrix.shape, dtype=torch.float32, device=matrix.device) if wants else None
+        for matrix, wants in zip((query, key), wanted, strict=False)
+    )
+    moment = torch.zeros((), dtype=torch.float32, device=query.device)
+
+    def run(launch: Launch, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
+        block = memory[: rows.stop - rows.start, : columns.stop - columns.start]
+        moments = new(-(-block.shape[0] // launch.rows) * -(-block.shape[1] // launch.columns))
+        fill(launch, rows, columns, block, moments)
+        return block, moments
+
+    launch = _best(kernel, query, lambda launch: run(launch, slice(0, height), slice(0, breadth)))
+    for rows in blocks(len(query), height):
+        for columns in blocks(len(key), breadth):
+            block, moments = run(launch, rows, columns)
+            moment += moments.sum()
+            if dquery is not None:
+                _add_product(dquery[rows], block, key[columns])
+            if dkey is not None:
+                _add_product(dkey[columns], block.T, query[rows])
+    return [dquery, dkey, moment if wanted[2] else None]
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, summed in float32 whatever the factors are."""
+    if total.is_cuda and left.dtype != total.dtype:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))
+
+
+def _finished(
+    found: Sequence[Tensor | None], unit: Tensor, query: Tensor, key: Tensor, scale: Tensor
+) -> list[Tensor | None]:
+    """The gradients with their factors, as autograd expects them."""
+    factor = scale.float() * unit
+    dquery, dkey = (
+        None if total is None else gradient_like((total * factor)[:, : like.shape[1]], like)
+        for total, like in zip(found, (query, key), strict=False)
+    )
+    return [dquery, dkey, None if found[2] is None else gradient_like(found[2] * unit, scale)]
+
+
+def _fake_statistics(
+    query: Tensor,
+    key: Tensor,
+    scale: Tensor,
+    query_labels: Tensor | None,
+    key_labels: Tensor | None,
+    offset: int | None,
+    columns: bool,
+) -> Statistics:
+    new = partial(query.new_empty, dtype=compute_dtype(query, key))
+    width = len(key) if columns else 0
+    return new(len(query)), new(len(query)), new(width), new(width)
+
+
+def _divergence(
+    query: Tensor,
+    key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    scale: Tensor,
+    teacher_scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.similarity_divergence` by the kernel, where it serves."""
+    if not _served(query, key, teacher_query, teacher_key):
+        return reference.similarity_divergence(query, key, teacher_query, teacher_key, scale, teacher_scale)
+    matrices = _laid_out(query, key, teacher_query, teacher_key)
+    scales = (scale.float(), teacher_scale.float())
+    rows, columns = len(query), len(key)
+
+    def sweep(launch: Launch) -> Tensor:
+        stripes, parts, tiles = _split(launch, rows, columns, query.device)
+        results = torch.empty(3, parts, rows, dtype=torch.float32, device=query.device)
+        sizes = (rows, columns, matrices[0].shape[1], matrices[2].shape[1], tiles)
+        _start("divergence", (), launch, stripes * parts, *matrices, *scales, *results, *sizes)
+        return results
+
+    distance, lse, teacher_lse = sweep(_best("divergence", matrices[0], sweep))
+    distance = (distance * teacher_lse.softmax(0)).sum(0)
+    lse, teacher_lse = lse.logsumexp(0), teacher_lse.logsumexp(0)
+    return distance + (lse - teacher_lse), lse, teacher_lse
+
+
+def _divergence_backward(
+    above: Sequence[Tensor], inputs: Sequence[Any], results: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of query, key and scale by the kernel."""
+    query, key, teacher_query, teacher_key, scale, teacher_scale = inputs
+    lse, teacher_lse = results
+    matrices = _laid_out(query, key, teacher_query, teacher_key)
+    scales = (scale.float(), teacher_scale.float())
+    unit, (weight,) = _normalised(matrices[0].dtype, above[0])
+
+    def fill(launch: Launch, rows: slice, cols: slice, block: Tensor, moments: Tensor) -> None:
+        of_block = [matrix[part] for matrix, part in zip(matrices, (rows, cols, rows, cols), strict=True)]
+        _start(
+            "divergence_gradient", (), launch, len(moments),
+            *of_block, block, *scales, lse[rows], teacher_lse[rows], weight[rows], moments,
+            *block.shape, matrices[0].shape[1], matrices[2].shape[1], block.stride(0),
+        )  # fmt: skip
+
+    found = _by_blocks("divergence_gradient", matrices, wanted, fill)
+    return _finished(found, unit, query, key, scale)
+
+
+def _fake_divergence(query: Tensor, key: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    new = partial(query.new_empty, dtype=compute_dtype(query, key))
+    return new(len(query)), new(len(query)), new(len(query))
+
+
+register(
+    "similarity_statistics(Tensor query, Tensor key, Tensor scale, Tensor? query_labels, Tensor? key_labels, "
+    "SymInt? offset, bool columns) -> (Tensor, Tensor, Tensor, Tensor)",
+    run=_statistics,
+    backward=_statistics_backward,
+    reference=reference.similarity_statistics,
+    served=lambda query, key, *_: _served(query, key),
+    fake=_fake_statistics,
+    leaves=(0, 1, 2),
+    kept=(0, 2),
+)
+register(
+    "similarity_divergence(Tensor query, Tensor key, Tensor teacher_query, Tensor teacher_key, Tensor scale, "
+    "Tensor teacher_scale) -> (Tensor, Tensor, Tensor)",
+    run=_divergence,
+    backward=_divergence_backward,
+    reference=reference.similarity_divergence,
+    served=lambda *tensors: _served(*tensors[:4]),
+    fake=_fake_divergence,
+    leaves=(0, 1, 4),
+    kept=(1, 2),
+)

@@ -1,13 +1,28 @@
-"""The definitions of the contrastive losses in plain PyTorch, with the whole similarity matrix in memory."""
+"""The definitions of the contrastive losses in plain PyTorch, for every device.
+
+A similarity matrix of more than `LIMIT` entries is computed tile by tile, and again in the backward pass, so that
+memory grows with N + M. The losses themselves need a few numbers a row and a column; `info_nce` and `similarity_kl`
+make them of these, whether `similarity_statistics` and `similarity_divergence` or the kernels compute them.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mica_kernels.checks import compute_dtype
+
+LIMIT = 1 << 22
+"""The most entries of a similarity matrix that are in memory at a time: 16 MB a copy in float32, of which a backward
+pass makes several."""
+
+Statistics = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def info_nce(
@@ -18,18 +33,85 @@ def info_nce(
     key_labels: Int[Tensor, " M"] | None,
     extra_keys: Float[Tensor, "Q D"] | None,
     symmetric: bool,
+    statistics: Callable[..., Statistics] | None = None,
 ) -> Float[Tensor, ""]:
-    """See `mica_kernels.info_nce`; half precisions are computed in float32."""
-    dtype = compute_dtype(query, key)
-    logits = _similarities(query, key, scale, dtype)
-    row_logits = logits
+    """See `mica_kernels.info_nce`; `statistics` computes what `similarity_statistics` does, and as it does if None."""
+    statistics = statistics or similarity_statistics
+    row_lse, row_positive, column_lse, column_positive = statistics(
+        query, key, scale, query_labels, key_labels, 0, symmetric
+    )
     if extra_keys is not None:
-        row_logits = torch.cat([logits, _similarities(query, extra_keys.detach(), scale, dtype)], dim=1)
-    positives = _positives(logits, query_labels, key_labels)
-    loss = _row_loss(logits, row_logits.logsumexp(dim=1), positives)
+        extra_lse, *_ = statistics(query, extra_keys.detach(), scale, None, None, None, False)
+        row_lse = torch.logaddexp(row_lse, extra_lse)
+    total, rows = summed_loss(row_lse, row_positive, query_labels, key_labels)
+    loss = total / rows
     if symmetric:
-        loss = (loss + _row_loss(logits.T, logits.logsumexp(dim=0), positives.T)) / 2
+        total, columns = summed_loss(column_lse, column_positive, key_labels, query_labels)
+        loss = (loss + total / columns) / 2
     return loss
+
+
+def summed_loss(
+    log_sum_exp: Float[Tensor, " N"],
+    positive: Float[Tensor, " N"],
+    labels: Int[Tensor, " N"] | None,
+    others: Int[Tensor, " M"] | None,
+) -> tuple[Float[Tensor, ""], Tensor]:
+    """The sum of the losses of rows, given the sums of their positive logits, and how many rows it is of, at least 1.
+
+    A row has a positive for each of `others` that has its label; where there are no labels, one.
+    """
+    if labels is None or others is None:
+        return (log_sum_exp - positive).sum(), log_sum_exp.new_full((), len(log_sum_exp))
+    ordered, labels = others.long().sort().values, labels.long().contiguous()
+    count = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
+    loss = (log_sum_exp - positive / count.clamp_min(1)).where(count > 0, 0)
+    return loss.sum(), (count > 0).sum().clamp_min(1)
+
+
+def similarity_statistics(
+    query: Float[Tensor, "N D"],
+    key: Float[Tensor, "M D"],
+    scale: float | Float[Tensor, ""],
+    query_labels: Int[Tensor, " N"] | None,
+    key_labels: Int[Tensor, " M"] | None,
+    offset: int | None,
+    columns: bool,
+) -> Statistics:
+    """What `info_nce` has to know of S = scale * query key^T: log-sum-exps and sums of positive logits.
+
+    The positives of a row are the columns of equal label; without labels, row i has column offset + i, or none where
+    offset is None. The same for columns where `columns` is set; else the last two results have no elements.
+
+    Returns (row_lse (N,), row_positive (N,), column_lse (M,), column_positive (M,)), float32 or float64.
+    """
+
+    def tile(rows: slice, cols: slice) -> Statistics:
+        return _run(
+            _tile_statistics,
+            query[rows],
+            key[cols],
+            scale,
+            None if query_labels is None else query_labels[rows],
+            None if key_labels is None else key_labels[cols],
+            None if offset is None else offset + rows.start - cols.start,
+            columns,
+            whole=len(row_blocks) == len(column_blocks) == 1,
+        )
+
+    side = math.isqrt(LIMIT)
+    row_blocks = list(blocks(len(query), max(side, LIMIT // max(len(key), 1))))
+    column_blocks = list(blocks(len(key), max(side, LIMIT // max(len(query), 1))))
+    grid = [[tile(rows, cols) for cols in column_blocks] for rows in row_blocks]
+    across = [_merged(row) for row in grid]
+    row_lse, row_positive = (torch.cat([line[part] for line in across]) for part in (0, 1))
+    if not columns:
+        return row_lse, row_positive, row_lse.new_empty(0), row_lse.new_empty(0)
+    down = [
+        _merged([(lse, positive) for _, _, lse, positive in column]) for column in zip(*grid, strict=True)
+    ]
+    column_lse, column_positive = (torch.cat([line[part] for line in down]) for part in (0, 1))
+    return row_lse, row_positive, column_lse, column_positive
 
 
 def similarity_kl(
@@ -40,12 +122,90 @@ def similarity_kl(
     scale: float | Float[Tensor, ""],
     teacher_scale: float | Float[Tensor, ""],
 ) -> Float[Tensor, ""]:
-    """See `mica_kernels.similarity_kl`; half precisions are computed in float32."""
+    """See `mica_kernels.similarity_kl`."""
+    tensors = (query, key, teacher_query, teacher_key)
+    return similarity_divergence(*tensors, scale, teacher_scale)[0].mean()
+
+
+def similarity_divergence(
+    query: Float[Tensor, "N D"],
+    key: Float[Tensor, "M D"],
+    teacher_query: Float[Tensor, "N E"],
+    teacher_key: Float[Tensor, "M E"],
+    scale: float | Float[Tensor, ""],
+    teacher_scale: float | Float[Tensor, ""],
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """KL(teacher || student) of every row, and, without gradient, the log-sum-exps of student and teacher."""
+    rows_at_a_time = max(1, LIMIT // len(key))
+    row_blocks = list(blocks(len(query), rows_at_a_time))
+    parts = [
+        _run(
+            _block_divergence,
+            query[rows], key, teacher_query[rows], teacher_key, scale, teacher_scale,
+            whole=len(row_blocks) == 1,
+        )
+        for rows in row_blocks
+    ]  # fmt: skip
+    divergence, lse, teacher_lse = (torch.cat(part) for part in zip(*parts, strict=True))
+    return divergence, lse, teacher_lse
+
+
+def blocks(length: int, size: int) -> Iterator[slice]:
+    """The slices that `length` entries fall into, `size` at a time; none make one empty slice."""
+    for start in range(0, max(length, 1), size):
+        yield slice(start, min(length, start + size))
+
+
+def _run(function: Callable[..., Any], *arguments: Any, whole: bool) -> Any:
+    """Call a function; where it is not of the whole matrix, backward computes it again instead of keeping its parts.
+
+    torch.func cannot hook into what is kept, and keeps it all.
+    """
+    if whole or torch._C._are_functorch_transforms_active():
+        return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+
+def _merged(parts: list[Any]) -> tuple[Tensor, Tensor]:
+    """The log-sum-exp and the sum of positives of lines whose parts are given."""
+    if len(parts) == 1:
+        return parts[0][0], parts[0][1]
+    return torch.stack([part[0] for part in parts]).logsumexp(0), sum(part[1] for part in parts)
+
+
+def _tile_statistics(
+    query: Float[Tensor, "N D"],
+    key: Float[Tensor, "M D"],
+    scale: float | Float[Tensor, ""],
+    query_labels: Int[Tensor, " N"] | None,
+    key_labels: Int[Tensor, " M"] | None,
+    offset: int | None,
+    columns: bool,
+) -> Statistics:
+    logits = _similarities(query, key, scale, compute_dtype(query, key))
+    positives = logits.where(_positives(logits, query_labels, key_labels, offset), 0)
+    if not columns:
+        return logits.logsumexp(1), positives.sum(1), logits.new_empty(0), logits.new_empty(0)
+    return logits.logsumexp(1), positives.sum(1), logits.logsumexp(0), positives.sum(0)
+
+
+def _block_divergence(
+    query: Float[Tensor, "N D"],
+    key: Float[Tensor, "M D"],
+    teacher_query: Float[Tensor, "N E"],
+    teacher_key: Float[Tensor, "M E"],
+    scale: float | Float[Tensor, ""],
+    teacher_scale: float | Float[Tensor, ""],
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(query, key)
-    student = _similarities(query, key, scale, dtype).log_softmax(dim=1)
+    logits = _similarities(query, key, scale, dtype)
+    lse = logits.logsumexp(1)
     with torch.no_grad():
-        teacher = _similarities(teacher_query, teacher_key, teacher_scale, dtype).log_softmax(dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        teacher_logits = _similarities(teacher_query, teacher_key, teacher_scale, dtype)
+        teacher_lse = teacher_logits.logsumexp(1)
+        teacher = teacher_logits - teacher_lse[:, None]
+    divergence = (teacher.exp() * (teacher - (logits - lse[:, None]))).sum(1)
+    return divergence, lse.detach(), teacher_lse
 
 
 def _similarities(
@@ -63,17 +223,11 @@ def _positives(
     logits: Float[Tensor, "N M"],
     query_labels: Int[Tensor, " N"] | None,
     key_labels: Int[Tensor, " M"] | None,
+    offset: int | None,
 ) -> Bool[Tensor, "N M"]:
-    if query_labels is None or key_labels is None:
-        return torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    return query_labels[:, None] == key_labels
-
-
-def _row_loss(
-    logits: Float[Tensor, "N M"], log_sum_exp: Float[Tensor, " N"], positives: Bool[Tensor, "N M"]
-) -> Float[Tensor, ""]:
-    """Mean over the rows that have a positive of the mean over their positives; 0 where no row has one."""
-    count = positives.sum(dim=1)
-    positive_logit = logits.where(positives, 0).sum(dim=1) / count.clamp_min(1)
-    loss = (log_sum_exp - positive_logit).where(count > 0, 0)
-    return loss.sum() / (count > 0).sum().clamp_min(1)
+    if query_labels is not None and key_labels is not None:
+        return query_labels[:, None] == key_labels
+    if offset is None:
+        return torch.zeros_like(logits, dtype=torch.bool)
+    rows, columns = (torch.arange(count, device=logits.device) for count in logits.shape)
+    return rows[:, None] + offset == columns

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
 
-from mica_kernels.launch import Launch, Variant
+from mica_kernels.launch import DTYPES, Launch, Variant
 
 MAX_FRAMES = 512
 SIZES = (16, 32, 64, 128, 256)
 """Half the frames, rounded up to a power of two: what a configuration is for."""
 
-DTYPES = ("float32", "bfloat16", "float16")
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 SPARSITIES = ("none", "joint", "bin")
 LAYOUTS = ("flat", "near")
 DIRECTIONS = ("forward", "backward")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from mica_kernels import device, prebuilt, tune
 from mica_kernels.backend import choose
 from mica_kernels.checks import check_same_device, check_tensor
 from mica_kernels.launch import Launch
+from mica_kernels.registration import gradient_like, register
 from mica_kernels.spectral import configs, reference
 
 SPARSITIES = ("joint", "bin")
@@ -229,7 +230,7 @@ def _basis(frames: int, size: int, dtype: torch.dtype, where: torch.device) -> F
     return basis
 
 
-def _served(x: Tensor) -> bool:
+def _served(x: Tensor, *_: Any) -> bool:
     """Whether a kernel takes x. An operator called by its own name, as an exported program does, may get any."""
     return device.runs_kernels(x.device) and configs.unserved(x.shape[2], _name(x.dtype)) is None
 
@@ -250,9 +251,10 @@ def _forward(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str)
 
 
 def _backward(
-    dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and threshold by the kernel; the last has no elements where there is no threshold."""
+    above: Sequence[Tensor], inputs: Sequence[Any], results: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of x, weight and threshold by the kernel, which computes all of them."""
+    (dy,), (x, weight, threshold, sparsity) = above, inputs
     new = torch.empty if x.numel() else torch.zeros
     dx = torch.empty_like(x)
     dweight = new(weight.shape, dtype=torch.float32, device=x.device)
@@ -261,73 +263,21 @@ def _backward(
         launcher = _Launcher("backward", weight, threshold, sparsity, x, dy, dx)
         start = partial(launcher.start_backward, dweight=dweight, dthreshold=dthreshold)
         start(launcher.best(start))
-    if threshold is None:
-        return dx, dweight.to(weight.dtype), weight.new_empty(0)
-    if threshold.ndim == 1:
+    if threshold is not None and threshold.ndim == 1:
         dthreshold = dthreshold.sum(1)
-    return dx, dweight.to(weight.dtype), dthreshold.to(threshold.dtype)
+    return [
+        dx if wanted[0] else None,
+        gradient_like(dweight, weight) if wanted[1] else None,
+        gradient_like(dthreshold, threshold) if wanted[2] else None,
+    ]
 
 
-def _reference_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the reference, themselves differentiable where gradients are recorded."""
-    record = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views keep the way back to the caller's tensors; what asks for no gradient is made to.
-        given = [tensor for tensor in (x, weight, threshold) if tensor is not None]
-        inputs = [t.view_as(t) if record and t.requires_grad else t.detach().requires_grad_() for t in given]
-        y = reference.spectral_gate(inputs[0], inputs[1], inputs[2] if len(inputs) == 3 else None, sparsity)
-        gradients = torch.autograd.grad(y, inputs, dy, create_graph=record)
-    dx, dweight, dthreshold = (*gradients, weight.new_empty(0))[:3]
-    return dx, dweight, dthreshold
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.sparsity = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, threshold = ctx.saved_tensors
-    backward = torch.ops.mica_kernels.spectral_gate_backward if _served(x) else _reference_backward
-    dx, dweight, dthreshold = backward(dy, x, weight, threshold, ctx.sparsity)
-    return dx, dweight, None if threshold is None else dthreshold, None
-
-
-def _second_gradient(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
-    """Through the reference: right to any order, at the memory that eager mode takes."""
-    dy, x, weight, threshold = ctx.saved_tensors
-    given = [tensor for tensor in (dy, x, weight, threshold) if tensor is not None]
-    record = torch.is_grad_enabled()
-    with torch.enable_grad():
-        inputs = [t.view_as(t) if record and t.requires_grad else t.detach().requires_grad_() for t in given]
-        first = _reference_backward(
-            inputs[0], inputs[1], inputs[2], inputs[3] if threshold is not None else None, ctx.sparsity
-        )
-        outputs = first if threshold is not None else first[:2]
-        second = torch.autograd.grad(
-            outputs, inputs, above[: len(outputs)], create_graph=record, allow_unused=True
-        )
-    return (*second, *(None,) * (5 - len(second)))
-
-
-def _fake_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    dweight = torch.empty(weight.shape, dtype=weight.dtype, device=x.device)
-    if threshold is None:
-        return torch.empty_like(x), dweight, weight.new_empty(0)
-    return torch.empty_like(x), dweight, torch.empty(threshold.shape, dtype=threshold.dtype, device=x.device)
-
-
-_ARGUMENTS = "Tensor x, Tensor weight, Tensor? threshold, str sparsity"
-_FORWARD, _BACKWARD = "mica_kernels::spectral_gate", "mica_kernels::spectral_gate_backward"
-torch.library.define(_FORWARD, f"({_ARGUMENTS}) -> Tensor")
-torch.library.define(_BACKWARD, f"(Tensor dy, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
-torch.library.impl(_FORWARD, ("cpu", "cuda"), _forward)
-torch.library.impl(_BACKWARD, ("cpu", "cuda"), _backward)
-torch.library.register_fake(_FORWARD, lambda x, weight, threshold, sparsity: torch.empty_like(x))
-torch.library.register_fake(_BACKWARD, _fake_backward)
-torch.library.register_autograd(_FORWARD, _gradient, setup_context=_keep)
-torch.library.register_autograd(_BACKWARD, _second_gradient, setup_context=_keep)
+register(
+    "spectral_gate(Tensor x, Tensor weight, Tensor? threshold, str sparsity) -> Tensor",
+    run=_forward,
+    backward=_backward,
+    reference=reference.spectral_gate,
+    served=_served,
+    fake=lambda x, *_: torch.empty_like(x),
+    leaves=(0, 1, 2),
+)

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import static
 from benchmarks.static import Build, faults
 from mica_kernels.device import triton_installed
-from mica_kernels.launch import Launch, Variant
+from mica_kernels.launch import ARCHITECTURES, Launch, Variant
 from mica_kernels.spectral import configs
 
 pytestmark = pytest.mark.skipif(
@@ -40,13 +40,13 @@ def heaviest(arch: str, dtype: str, size: int, direction: str) -> Variant:
 
 HEAVIEST = [
     (arch, heaviest(arch, dtype, size, direction))
-    for arch, dtype in product(configs.ARCHITECTURES, ("bfloat16", "float32"))
+    for arch, dtype in product(ARCHITECTURES, ("bfloat16", "float32"))
     for size in (configs.SIZES if arch == "sm_90" else SOME[dtype])
     for direction in configs.DIRECTIONS
 ]
 OTHERS = [
     item
-    for item in ((arch, variant) for arch in configs.ARCHITECTURES for variant in configs.variants(arch))
+    for item in ((arch, variant) for arch in ARCHITECTURES for variant in configs.variants(arch))
     if item not in HEAVIEST
 ][::SAMPLED]
 SPILLING = configs.variant(
@@ -107,7 +107,7 @@ def test_every_build_has_its_row(builds: dict[tuple[str, Variant], Build]) -> No
     text = static.document(list(builds.values()))
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith(" |")
-    for arch in (*configs.ARCHITECTURES, static.AMD):
+    for arch in (*ARCHITECTURES, static.AMD):
         section = text.split(f"## {arch}\n")[1].split("\n## ")[0].split("\n### ")[0]
         rows = [
             line for line in section.splitlines() if line.startswith(("| forward", "| backward", "| reduce"))

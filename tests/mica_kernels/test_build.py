@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mica_kernels import __main__, build, device, prebuilt
-from mica_kernels.launch import Variant
+from mica_kernels.launch import ARCHITECTURES, DTYPES, Variant
 from mica_kernels.prebuilt import Manifest
 from mica_kernels.spectral import configs
 
@@ -61,7 +61,7 @@ def launch(frames, channels, joints, order, sparsity, step=1):
     threshold = None if sparsity == "none" else torch.zeros(2, joints)
     gate(x, weight, threshold, sparsity)
     if sys.argv[1] == "all":
-        back(torch.zeros_like(x), x, weight, threshold, sparsity)
+        back(torch.zeros_like(x), x, weight, threshold, sparsity, [True, True, threshold is not None])
 
 launch(32, 16, 25, "NTVC", "joint")
 if sys.argv[1] == "all":
@@ -311,7 +311,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         __main__.main(["build", "--help"])
     text = capsys.readouterr().out
-    for word in ("native", *configs.ARCHITECTURES, "MICA_KERNELS_BUILD", "TRITON_CACHE_DIR", "mica doctor"):
+    for word in ("native", *ARCHITECTURES, "MICA_KERNELS_BUILD", "TRITON_CACHE_DIR", "mica doctor"):
         assert word in text
 
 
@@ -319,7 +319,7 @@ def test_selections_make_up_the_whole() -> None:
     everything = list(build.select("sm_80"))
     assert everything == list(build.shipped("sm_80"))
     parts: set[Variant] = set()
-    for dtype in configs.DTYPES:
+    for dtype in DTYPES:
         for frames in (1, 64, 100, 200, 512):
             part = set(build.select("sm_80", [dtype], [frames]))
             assert {dict(variant.pointers).get("x", dtype) for variant in part} == {dtype}
@@ -338,7 +338,7 @@ def test_builds_take_the_configurations_that_run(
 
 
 def test_names_tell_variants_apart() -> None:
-    for architecture in configs.ARCHITECTURES:
+    for architecture in ARCHITECTURES:
         variants = list(build.shipped(architecture))
         assert len(set(map(str, variants))) == len(set(variants)) == len(variants)
 

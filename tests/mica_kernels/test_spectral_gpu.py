@@ -371,8 +371,8 @@ def test_memory(frames: int, form: str) -> None:
     blocks, parts, _ = launcher.split(launch)
     slots = blocks * launch.columns // launcher.run_length(launch)
     small = 4 * (weight.numel() + threshold.numel()) + 4 * parts * slots * (2 * configs.size(frames) + 1)
-    backward = torch.ops.mica_kernels.spectral_gate_backward
-    assert _peak(lambda: backward(dy, x, weight, threshold, sparsity)) <= size + small
+    backward, wanted = torch.ops.mica_kernels.spectral_gate_backward, [True, True, True]
+    assert _peak(lambda: backward(dy, x, weight, threshold, sparsity, wanted)) <= size + small
     assert small <= size
 
 

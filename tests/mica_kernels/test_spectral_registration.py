@@ -73,7 +73,7 @@ def test_opcheck(with_threshold: str, sparsity: str) -> None:
     threshold = {"no": None, "per joint": threshold, "per group": per_group}[with_threshold]
     dy = torch.randn(x.shape, device=DEVICE).requires_grad_()
     torch.library.opcheck(OPERATOR, (x, weight, threshold, sparsity))
-    torch.library.opcheck(BACKWARD, (dy, x, weight, threshold, sparsity))
+    torch.library.opcheck(BACKWARD, (dy, x, weight, threshold, sparsity, [True, True, threshold is not None]))
 
 
 @pytest.mark.parametrize("form", ["empty", "sliced", "expanded"])
@@ -86,7 +86,7 @@ def test_fake_results_lie_as_real_ones(form: str) -> None:
     }[form]
     weight, threshold = (weight[:1], threshold[:1]) if form == "sliced" else (weight, threshold)
     torch.library.opcheck(OPERATOR, (x, weight, threshold, "joint"), test_utils="test_faketensor")
-    torch.library.opcheck(BACKWARD, (x, x, weight, threshold, "joint"), test_utils="test_faketensor")
+    torch.library.opcheck(BACKWARD, (x, x, weight, threshold, "joint", [True, True, True]), test_utils="test_faketensor")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
@@ -95,7 +95,7 @@ def test_fake_tensors_need_no_such_device(device: str) -> None:
         x = torch.empty(2, 4, 6, 3, dtype=torch.bfloat16, device=device).to(memory_format=torch.channels_last)
         weight, threshold = torch.empty(2, 4, 3, 2, device=device), torch.empty(2, device=device)
         y = OPERATOR(x, weight, threshold, "joint")
-        results = y, *BACKWARD(y, x, weight, threshold, "joint")
+        results = y, *BACKWARD(y, x, weight, threshold, "joint", [True, True, True])
     for result, like in zip(results, (x, x, weight, threshold), strict=True):
         assert (result.shape, result.stride(), result.dtype) == (like.shape, like.stride(), like.dtype)
         assert result.device == like.device
