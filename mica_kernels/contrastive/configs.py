@@ -57,7 +57,13 @@ _TABLE = {
 }
 
 # Where an architecture differs.
-_EXCEPTIONS: dict[tuple[str, int, str], Launch] = {}
+_EXCEPTIONS = {
+    ("sm_80", 4, "statistics"): _tile(128, 64, 32, 8, 2),
+    ("sm_80", 4, "gradient"): _tile(128, 64, 32, 8, 2),
+    ("sm_80", 4, "divergence"): _tile(128, 32, 32, 8, 2),
+    ("sm_100", 2, "statistics"): _tile(128, 64, 64, 8, 3),
+    ("sm_100", 4, "statistics"): _tile(128, 64, 32, 8, 2),
+}
 KERNELS = tuple(_TABLE[2])
 
 

@@ -126,8 +126,9 @@ def statistics(
 def _keep(gradient, products, block, moments, row, column, rows, columns, pitch):
     """Leave the gradient of a tile, and the sum of what it gives to the gradient of the scale."""
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    moment = tl.sum(tl.sum(tl.where(inside, gradient * products, 0.0), axis=1), axis=0)
-    tl.store(moments + tl.program_id(0), moment)
+    # A sum of sums, to one number, is what Triton 3.7.1 cannot compile for sm_100.
+    slot = tl.program_id(0) * row.shape[0] + tl.arange(0, row.shape[0])
+    tl.store(moments + slot, tl.sum(tl.where(inside, gradient * products, 0.0), axis=1))
     pitch = pitch // WIDTH * WIDTH
     tl.store(block + row[:, None] * pitch + column[None, :], gradient.to(block.dtype.element_ty), mask=inside)
 

@@ -217,7 +217,8 @@ def _laid_out(*matrices: Tensor) -> list[Tensor]:
         dtype = torch.promote_types(dtype, matrix.dtype)
     found = []
     for matrix in matrices:
-        matrix = functional.pad(matrix.to(dtype), (0, -matrix.shape[1] % configs.ALIGNED)).contiguous()
+        lacking = -matrix.shape[1] % configs.ALIGNED
+        matrix = functional.pad(matrix.to(dtype), (0, lacking)) if lacking else matrix.to(dtype).contiguous()
         found.append(matrix if matrix.data_ptr() % 16 == 0 else matrix.clone())
     return found
 
@@ -358,7 +359,8 @@ def _by_blocks(
 
     def run(launch: Launch, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         block = memory[: rows.stop - rows.start, : columns.stop - columns.start]
-        moments = new(-(-block.shape[0] // launch.rows) * -(-block.shape[1] // launch.columns))
+        programs = -(-block.shape[0] // launch.rows) * -(-block.shape[1] // launch.columns)
+        moments = new(programs, launch.rows)
         fill(launch, rows, columns, block, moments)
         return block, moments
 
@@ -388,7 +390,7 @@ def _finished(
     """The gradients with their factors, as autograd expects them."""
     factor = scale.float() * unit
     dquery, dkey = (
-        None if total is None else gradient_like((total * factor)[:, : like.shape[1]], like)
+        None if total is None else gradient_like(total.mul_(factor)[:, : like.shape[1]], like)
         for total, like in zip(found, (query, key), strict=False)
     )
     return [dquery, dkey, None if found[2] is None else gradient_like(found[2] * unit, scale)]
