@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mica_kernels import distributed
 from mica_kernels.contrastive.op import info_nce, similarity_kl
 from mica_kernels.spectral.op import spectral_gate
 
@@ -96,16 +97,23 @@ class _LearnedScale(nn.Module):
 class InfoNCELoss(_LearnedScale):
     """`mica_kernels.info_nce` with a learned inverse temperature.
 
+    gather: take the batches of all processes as one, see `mica_kernels.distributed.info_nce`.
+
     >>> loss = InfoNCELoss()
     >>> loss(torch.eye(4), torch.eye(4)).item() < 1e-4
     True
     """
 
     def __init__(
-        self, symmetric: bool = True, initial_scale: float = INITIAL_SCALE, max_scale: float = 100.0
+        self,
+        symmetric: bool = True,
+        initial_scale: float = INITIAL_SCALE,
+        max_scale: float = 100.0,
+        gather: bool = False,
     ) -> None:
         super().__init__(initial_scale, max_scale)
         self.symmetric = symmetric
+        self.gather = gather
 
     def forward(
         self,
@@ -115,7 +123,8 @@ class InfoNCELoss(_LearnedScale):
         key_labels: Int[Tensor, " M"] | None = None,
         extra_keys: Float[Tensor, "Q D"] | None = None,
     ) -> Float[Tensor, ""]:
-        return info_nce(
+        loss = distributed.info_nce if self.gather else info_nce
+        return loss(
             query,
             key,
             scale=self.scale(),
@@ -129,6 +138,9 @@ class InfoNCELoss(_LearnedScale):
 class SimilarityKLLoss(_LearnedScale):
     """`mica_kernels.similarity_kl` with the student's inverse temperature learned, the teacher's fixed.
 
+    gather: take the batches and the keys of all processes as one, see `mica_kernels.distributed.similarity_kl`; not for
+    keys that are the same on all.
+
     >>> loss = SimilarityKLLoss(teacher_scale=20.0, initial_scale=20.0)
     >>> round(loss(torch.eye(4), torch.eye(4), torch.eye(4), torch.eye(4)).item(), 6)
     0.0
@@ -139,9 +151,11 @@ class SimilarityKLLoss(_LearnedScale):
         teacher_scale: float = INITIAL_SCALE,
         initial_scale: float = INITIAL_SCALE,
         max_scale: float = 100.0,
+        gather: bool = False,
     ) -> None:
         super().__init__(initial_scale, max_scale)
         self.teacher_scale = teacher_scale
+        self.gather = gather
 
     def forward(
         self,
@@ -150,6 +164,7 @@ class SimilarityKLLoss(_LearnedScale):
         teacher_query: Float[Tensor, "N E"],
         teacher_key: Float[Tensor, "M E"],
     ) -> Float[Tensor, ""]:
-        return similarity_kl(
+        loss = distributed.similarity_kl if self.gather else similarity_kl
+        return loss(
             query, key, teacher_query, teacher_key, scale=self.scale(), teacher_scale=self.teacher_scale
         )

@@ -69,19 +69,48 @@ def info_nce(
     >>> round(loss.item(), 4), round(2 / 3 * 0.693147, 4)
     (0.4621, 0.4621)
     """
+    options = (query_labels, key_labels, extra_keys)
+    check_info_nce(query, key, scale, *options)
+    if query_labels is None and len(query) != len(key):
+        counts = f"N = {len(query)} and M = {len(key)}"
+        raise ValueError(f"query and key must have as many rows where no labels are given, got {counts}")
+    return reference.info_nce(
+        query, key, scale, *options, symmetric, statistics(query, key, extra_keys, impl)
+    )
+
+
+def check_info_nce(
+    query: Tensor,
+    key: Tensor,
+    scale: float | Tensor,
+    query_labels: Tensor | None,
+    key_labels: Tensor | None,
+    extra_keys: Tensor | None,
+) -> None:
+    """What holds for every batch, joined from several ranks or not."""
     _check_pairs("query", query, "key", key)
     check_scale("scale", scale)
-    _check_labels(query, key, query_labels, key_labels)
+    if (query_labels is None) != (key_labels is None):
+        raise ValueError("query_labels and key_labels go together: give both or neither")
+    for name, labels, rows in (("query_labels", query_labels, query), ("key_labels", key_labels, key)):
+        if labels is not None:
+            check_labels(name, labels, len(rows))
     if extra_keys is not None:
         check_tensor("extra_keys", extra_keys, "Q D")
         _check_same_width("query", query, "extra_keys", extra_keys)
     check_same_device("query", query, query_labels=query_labels, key_labels=key_labels, extra_keys=extra_keys)
+
+
+def statistics(query: Tensor, key: Tensor, extra_keys: Tensor | None, impl: str) -> Callable[..., Statistics]:
+    """`reference.similarity_statistics`, or the operator of the same name, whichever is to run on these."""
     given = (query, key) if extra_keys is None else (query, key, extra_keys)
-    arguments = (query_labels, key_labels, extra_keys, symmetric)
     if choose("info_nce", *given, impl=impl).impl == "reference":
-        return reference.info_nce(query, key, scale, *arguments)
-    statistics = torch.ops.mica_kernels.similarity_statistics
-    return reference.info_nce(query, key, _as_tensor(scale, query), *arguments, statistics)
+        return reference.similarity_statistics
+    return _fused_statistics
+
+
+def _fused_statistics(query: Tensor, key: Tensor, scale: float | Tensor, *options: Any) -> Statistics:
+    return torch.ops.mica_kernels.similarity_statistics(query, key, _as_tensor(scale, query), *options)
 
 
 def similarity_kl(
@@ -151,18 +180,6 @@ def _check_same_width(first_name: str, first: Tensor, second_name: str, second: 
     if first.shape[1] != second.shape[1]:
         shapes = f"{first_name} {tuple(first.shape)} and {second_name} {tuple(second.shape)}"
         raise ValueError(f"{shapes} differ in width D")
-
-
-def _check_labels(query: Tensor, key: Tensor, query_labels: Tensor | None, key_labels: Tensor | None) -> None:
-    if (query_labels is None) != (key_labels is None):
-        raise ValueError("query_labels and key_labels go together: give both or neither")
-    if query_labels is None or key_labels is None:
-        if len(query) != len(key):
-            counts = f"N = {len(query)} and M = {len(key)}"
-            raise ValueError(f"query and key must have as many rows where no labels are given, got {counts}")
-        return
-    check_labels("query_labels", query_labels, len(query))
-    check_labels("key_labels", key_labels, len(key))
 
 
 def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:

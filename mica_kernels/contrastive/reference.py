@@ -33,22 +33,32 @@ def info_nce(
     key_labels: Int[Tensor, " M"] | None,
     extra_keys: Float[Tensor, "Q D"] | None,
     symmetric: bool,
-    statistics: Callable[..., Statistics] | None = None,
+    statistics: Callable[..., Statistics],
 ) -> Float[Tensor, ""]:
-    """See `mica_kernels.info_nce`; `statistics` computes what `similarity_statistics` does, and as it does if None."""
-    statistics = statistics or similarity_statistics
+    """See `mica_kernels.info_nce`; `statistics` is `similarity_statistics` or computes the same."""
     row_lse, row_positive, column_lse, column_positive = statistics(
         query, key, scale, query_labels, key_labels, 0, symmetric
     )
     if extra_keys is not None:
-        extra_lse, *_ = statistics(query, extra_keys.detach(), scale, None, None, None, False)
-        row_lse = torch.logaddexp(row_lse, extra_lse)
+        row_lse = with_extra_keys(row_lse, query, extra_keys, scale, statistics)
     total, rows = summed_loss(row_lse, row_positive, query_labels, key_labels)
     loss = total / rows
     if symmetric:
         total, columns = summed_loss(column_lse, column_positive, key_labels, query_labels)
         loss = (loss + total / columns) / 2
     return loss
+
+
+def with_extra_keys(
+    row_lse: Float[Tensor, " N"],
+    query: Float[Tensor, "N D"],
+    extra_keys: Float[Tensor, "Q D"],
+    scale: float | Float[Tensor, ""],
+    statistics: Callable[..., Statistics],
+) -> Float[Tensor, " N"]:
+    """The log-sum-exps of rows with more columns, which get no gradient."""
+    extra_lse, *_ = statistics(query, extra_keys.detach(), scale, None, None, None, False)
+    return torch.logaddexp(row_lse, extra_lse)
 
 
 def summed_loss(
