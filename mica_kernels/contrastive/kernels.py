@@ -89,14 +89,13 @@ def statistics(
     stripes = tl.cdiv(rows, ROWS)
     stripe, part = tl.program_id(0) % stripes, tl.program_id(0) // stripes
     row = stripe * ROWS + tl.arange(0, ROWS)
-    factor = tl.load(scale)
+    factor = tl.load(scale) * LOG2E
     largest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     positive = tl.zeros([ROWS], tl.float32)
     for tile in range(part * tiles, tl.minimum((part + 1) * tiles, tl.cdiv(columns, COLUMNS))):
         column = tile * COLUMNS + tl.arange(0, COLUMNS)
-        products = _products(query, key, row, column, rows, columns, width, STEP, PRECISION)
-        logits = products * (factor * LOG2E)
+        logits = factor * _products(query, key, row, column, rows, columns, width, STEP, PRECISION)
         logits = tl.where((row < rows)[:, None] & (column < columns)[None, :], logits, float("-inf"))
         largest, total, _ = _online(largest, total, logits)
         slot = stripe.to(tl.int64) * columns + column
@@ -106,20 +105,21 @@ def statistics(
             column_total = tl.sum(tl.exp2(logits - relative_to[None, :]), axis=0)
             tl.store(column_top + slot, relative_to * LN2, mask=column < columns)
             tl.store(column_sum + slot, column_total, mask=column < columns)
+        # Out of the logits, so that the products need not be kept beside them.
         if POSITIVES == "labels":
             matches = _matches(query_labels, key_labels, row, column, rows, columns, offset, POSITIVES)
-            positives = tl.where(matches, products, 0.0)
+            positives = tl.where(matches, logits, 0.0)
             positive += tl.sum(positives, axis=1)
             if BOTH:
-                tl.store(column_positive + slot, tl.sum(positives, axis=0) * factor, mask=column < columns)
+                tl.store(column_positive + slot, tl.sum(positives, axis=0) * LN2, mask=column < columns)
         if POSITIVES == "diagonal":
             first = stripe * ROWS + offset
             if (tile * COLUMNS < first + ROWS) & (first < (tile + 1) * COLUMNS):
                 matches = _matches(query_labels, key_labels, row, column, rows, columns, offset, POSITIVES)
-                positive += tl.sum(tl.where(matches, products, 0.0), axis=1)
+                positive += tl.sum(tl.where(matches, logits, 0.0), axis=1)
     place = part.to(tl.int64) * rows + row
     tl.store(row_lse + place, _log_sum_exp(largest, total), mask=row < rows)
-    tl.store(row_positive + place, positive * factor, mask=row < rows)
+    tl.store(row_positive + place, positive * LN2, mask=row < rows)
 
 
 @triton.jit

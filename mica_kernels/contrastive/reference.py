@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mica_kernels.checks import compute_dtype
 
-LIMIT = 1 << 22
-"""The most entries of a similarity matrix that are in memory at a time: 16 MB a copy in float32, of which a backward
-pass makes several."""
+LIMIT = 1 << 24
+"""The most entries of a similarity matrix that are in memory at a time: 64 MB a copy in float32, of which a backward
+pass makes several. Smaller tiles take more on Linux: the C library keeps what is freed in pieces below 32 MB."""
 
 Statistics = tuple[Tensor, Tensor, Tensor, Tensor]
 
