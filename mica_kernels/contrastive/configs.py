@@ -1,7 +1,7 @@
 """Launch configurations of the contrastive losses: for each kernel, architecture and width of the data type.
 
-Chosen so that nothing spills and shared memory fits, see benchmarks/results/static_contrastive.md for the assembler's account of
-each. None has been timed on a GPU yet; `mica_kernels.tune` does so on the GPU at hand. Pure Python.
+Chosen so that nothing spills and shared memory fits, see benchmarks/results/static_contrastive.md for the assembler's
+account of each. None has been timed on a GPU yet; `mica_kernels.tune` does so on the GPU at hand. Pure Python.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def variant(launch: Launch, dtype: str, kernel: str, precision: str, *form: str 
     pointers = {
         **dict.fromkeys(matrices, dtype),
         **dict.fromkeys(vectors, "float32"),
-        **dict.fromkeys(("query_labels", "key_labels"), "int32"),
+        # Without labels, launches pass the scale in their place.
+        **dict.fromkeys(("query_labels", "key_labels"), "int32" if "labels" in form else "float32"),
     }
     constants = dict(zip(("POSITIVES", "BOTH"), form, strict=False))
     sizes = {"ROWS": launch.rows, "COLUMNS": launch.columns, "STEP": launch.step, "PRECISION": precision}

@@ -423,8 +423,8 @@ def _fake_statistics(
     columns: bool,
 ) -> Statistics:
     new = partial(query.new_empty, dtype=compute_dtype(query, key))
-    width = len(key) if columns else 0
-    return new(len(query)), new(len(query)), new(width), new(width)
+    width = key.shape[0] if columns else 0  # len() would fix the size of a compiled graph
+    return new(query.shape[0]), new(query.shape[0]), new(width), new(width)
 
 
 def _divergence(
@@ -479,7 +479,7 @@ def _divergence_backward(
 
 def _fake_divergence(query: Tensor, key: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     new = partial(query.new_empty, dtype=compute_dtype(query, key))
-    return new(len(query)), new(len(query)), new(len(query))
+    return new(query.shape[0]), new(query.shape[0]), new(query.shape[0])
 
 
 register(

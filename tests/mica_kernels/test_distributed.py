@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -111,7 +113,9 @@ class Model(nn.Module):
 def step(model: nn.Module, world: int, part: slice) -> Results:
     """The gradients of one step, by parameter."""
     tensors = batch(world)
-    teacher = () if "InfoNCE" in repr(model) else (tensors["teacher_query"][part], tensors["teacher_key"][part])
+    teacher = (
+        () if "InfoNCE" in repr(model) else (tensors["teacher_query"][part], tensors["teacher_key"][part])
+    )
     model(tensors["query"][part], tensors["key"][part], *teacher).backward()
     gradients = {name.removeprefix("module."): p.grad for name, p in model.named_parameters()}
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
@@ -142,8 +146,12 @@ def work(rank: int, world: int, folder: Path) -> None:
         distributed.info_nce(tensors["query"][mine], tensors["key"][mine][1:], scale=scale)
     except ValueError as error:
         found["error"] = str(error)
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    torch.save(found, folder / f"{rank}.part")
+    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
+    while not all((folder / f"{other}.pt").exists() for other in range(world)):
+        time.sleep(0.02)
+    # A tidy end can wait for ever: PyTorch takes gloo's groups down with Python's lock held, which their threads want.
+    os._exit(0)
 
 
 def second(rank: int) -> Tensor:
@@ -164,7 +172,9 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def check_joined(found: list[list[Tensor]], expected: list[Tensor]) -> None:
     """Every rank has the joined loss; gradients are as DistributedDataParallel, which takes the mean, wants them."""
     value, dquery, dkey, dscale = expected
-    tolerance = {"rtol": 1e-4, "atol": 1e-5} if value.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if value.dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-11}
+    )
     check = partial(torch.testing.assert_close, **tolerance)
     for rank in found:
         check(rank[0], value)
