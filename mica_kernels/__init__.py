@@ -2,8 +2,8 @@
 
 They know tensors and nothing of skeletons, data or training. Each has a definition in plain PyTorch that
 runs on every device and differentiates twice, and Triton kernels. `mica_kernels.backend` says which implementation
-runs, and why; `mica_kernels.distributed` has the losses over many processes; `mica_kernels.build` compiles kernels ahead
-of time, `mica_kernels.tune` tunes them.
+runs, and why; `mica_kernels.distributed` has the losses over many processes; `mica_kernels.build` compiles kernels
+ahead of time, `mica_kernels.tune` tunes them.
 """
 
 from mica_kernels.contrastive.op import info_nce, similarity_kl

@@ -129,8 +129,10 @@ def _keep(gradient, products, block, moments, row, column, rows, columns, pitch)
     # A sum of sums, to one number, is what Triton 3.7.1 cannot compile for sm_100.
     slot = tl.program_id(0) * row.shape[0] + tl.arange(0, row.shape[0])
     tl.store(moments + slot, tl.sum(tl.where(inside, gradient * products, 0.0), axis=1))
+    # Up to a whole number of WIDTHs, which every row of the block has room for: no mask splits 16 bytes.
     pitch = pitch // WIDTH * WIDTH
-    tl.store(block + row[:, None] * pitch + column[None, :], gradient.to(block.dtype.element_ty), mask=inside)
+    stored = (row < rows)[:, None] & (column < tl.cdiv(columns, WIDTH) * WIDTH)[None, :]
+    tl.store(block + row[:, None] * pitch + column[None, :], gradient.to(block.dtype.element_ty), mask=stored)
 
 
 @triton.jit

@@ -95,6 +95,7 @@ def similarity_statistics(
 
     Returns (row_lse (N,), row_positive (N,), column_lse (M,), column_positive (M,)), float32 or float64.
     """
+    query, key, scale = _in_one_precision(query, key, scale)
 
     def tile(rows: slice, cols: slice) -> Statistics:
         return _run(
@@ -146,6 +147,9 @@ def similarity_divergence(
     teacher_scale: float | Float[Tensor, ""],
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
     """KL(teacher || student) of every row, and, without gradient, the log-sum-exps of student and teacher."""
+    query, key, scale, teacher_query, teacher_key = _in_one_precision(
+        query, key, scale, teacher_query, teacher_key
+    )
     rows_at_a_time = max(1, LIMIT // len(key))
     row_blocks = list(blocks(len(query), rows_at_a_time))
     parts = [
@@ -164,6 +168,12 @@ def blocks(length: int, size: int) -> Iterator[slice]:
     """The slices that `length` entries fall into, `size` at a time; none make one empty slice."""
     for start in range(0, max(length, 1), size):
         yield slice(start, min(length, start + size))
+
+
+def _in_one_precision(query: Tensor, key: Tensor, *others: Any) -> list[Any]:
+    """In that of the results. Before tiles are cut, so that gradients of tiles are not added up in half precision."""
+    dtype = compute_dtype(query, key)
+    return [value.to(dtype) if isinstance(value, Tensor) else value for value in (query, key, *others)]
 
 
 def _run(function: Callable[..., Any], *arguments: Any, whole: bool) -> Any:
@@ -192,7 +202,7 @@ def _tile_statistics(
     offset: int | None,
     columns: bool,
 ) -> Statistics:
-    logits = _similarities(query, key, scale, compute_dtype(query, key))
+    logits = _similarities(query, key, scale)
     positives = logits.where(_positives(logits, query_labels, key_labels, offset), 0)
     if not columns:
         return logits.logsumexp(1), positives.sum(1), logits.new_empty(0), logits.new_empty(0)
@@ -207,11 +217,10 @@ def _block_divergence(
     scale: float | Float[Tensor, ""],
     teacher_scale: float | Float[Tensor, ""],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(query, key)
-    logits = _similarities(query, key, scale, dtype)
+    logits = _similarities(query, key, scale)
     lse = logits.logsumexp(1)
     with torch.no_grad():
-        teacher_logits = _similarities(teacher_query, teacher_key, teacher_scale, dtype)
+        teacher_logits = _similarities(teacher_query, teacher_key, teacher_scale)
         teacher_lse = teacher_logits.logsumexp(1)
         teacher = teacher_logits - teacher_lse[:, None]
     divergence = (teacher.exp() * (teacher - (logits - lse[:, None]))).sum(1)
@@ -219,14 +228,11 @@ def _block_divergence(
 
 
 def _similarities(
-    query: Float[Tensor, "N D"],
-    key: Float[Tensor, "M D"],
-    scale: float | Float[Tensor, ""],
-    dtype: torch.dtype,
+    query: Float[Tensor, "N D"], key: Float[Tensor, "M D"], scale: float | Float[Tensor, ""]
 ) -> Float[Tensor, "N M"]:
     # Autocast would round the logits to half precision; at a scale of 100 that is an error of several tenths.
     with torch.autocast(query.device.type, enabled=False):
-        return (scale * query.to(dtype)) @ key.to(dtype).T
+        return (scale * query) @ key.T
 
 
 def _positives(

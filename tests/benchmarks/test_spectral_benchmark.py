@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import spectral
+from benchmarks import measure, spectral
 from mica_kernels.spectral import reference
 
 CPU = torch.device("cpu")
@@ -51,8 +51,8 @@ def test_tables_show_every_row(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 9, 16])
 def test_circulant_matrices_do_what_the_filter_does(frames: int) -> None:
     case = spectral.Case("any", (2, 8, frames, 5), dtype="float64")
-    inputs = spectral.make_inputs(case, "none", CPU)
-    x, weight = inputs.x[0], inputs.weight.double()
+    x, weight, _ = spectral.make_slots(case, "none", CPU)[0].arguments
+    weight = weight.double()
     torch.testing.assert_close(
         spectral.circulant(x, weight), reference.spectral_gate(x, weight, None, "joint")
     )
@@ -67,8 +67,8 @@ def test_what_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row["results"]["fused"]["error"].startswith("ArithmeticError: y is off by 0.01 of its size")
     assert not row["results"]["fused"]["times"]
     assert row["results"]["eager"]["times"]
-    assert "ArithmeticError" in spectral.table({**spectral.about(CPU), "rows": [row], "left_out": []})
-    assert "ArithmeticError" in spectral.short({**spectral.about(CPU), "rows": [row], "left_out": []})
+    assert "ArithmeticError" in spectral.table({**measure.about(CPU), "rows": [row], "left_out": []})
+    assert "ArithmeticError" in spectral.short({**measure.about(CPU), "rows": [row], "left_out": []})
 
 
 def test_nan_is_wrong() -> None:
