@@ -15,9 +15,10 @@ from mica_kernels.launch import DTYPES, Launch, Variant
 ALIGNED = 16
 """What rows of embeddings are filled up to, in numbers, so that every one starts at a multiple of 16 bytes."""
 
-WORTHWHILE = 1 << 20
-"""How many entries a similarity matrix has where `impl="auto"` takes the kernel: below, a copy of it takes less than
-4 MB, and there is no memory to save. For speed alone the line has not been measured yet."""
+WORTHWHILE = 1 << 22
+"""How many entries a similarity matrix has where `impl="auto"` takes the kernel. Below, a copy of it takes less than
+16 MB, so there is no memory to save, and launching the kernels keeps the processor longer than eager mode does. Where
+the kernel begins to be faster on a GPU has not been measured yet."""
 
 ROWS_AT_A_TIME = 8192
 """Rows that one launch of `statistics` sweeps: it leaves a result a column and stripe of rows."""

@@ -19,6 +19,8 @@ import triton.language as tl
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 WIDTH: tl.constexpr = tl.constexpr(16)
+NO_ROW: tl.constexpr = tl.constexpr(-(2**31))  # as labels: two that are different, and no one's
+NO_COLUMN: tl.constexpr = tl.constexpr(-(2**31) + 1)
 
 
 @triton.jit
@@ -66,10 +68,11 @@ def _labels(labels, index, count, missing: tl.constexpr):
 def _matches(query_labels, key_labels, row, column, rows, columns, offset, POSITIVES: tl.constexpr):
     """Which entries of a tile are positives."""
     if POSITIVES == "labels":
-        row_label = _labels(query_labels, row, rows, -1)
-        column_label = _labels(key_labels, column, columns, -2)
+        row_label = _labels(query_labels, row, rows, NO_ROW)
+        column_label = _labels(key_labels, column, columns, NO_COLUMN)
     else:
-        row_label, column_label = tl.where(row < rows, row + offset, -1), column
+        row_label = tl.where(row < rows, row + offset, NO_ROW)
+        column_label = tl.where(column < columns, column, NO_COLUMN)
     return row_label[:, None] == column_label[None, :]
 
 
@@ -128,7 +131,8 @@ def _keep(gradient, products, block, moments, row, column, rows, columns, pitch)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     # A sum of sums, to one number, is what Triton 3.7.1 cannot compile for sm_100.
     slot = tl.program_id(0) * row.shape[0] + tl.arange(0, row.shape[0])
-    tl.store(moments + slot, tl.sum(tl.where(inside, gradient * products, 0.0), axis=1))
+    counted = inside & (gradient != 0)  # a product of -inf has no share
+    tl.store(moments + slot, tl.sum(tl.where(counted, gradient * products, 0.0), axis=1))
     # Up to a whole number of WIDTHs, which every row of the block has room for: no mask splits 16 bytes.
     pitch = pitch // WIDTH * WIDTH
     stored = (row < rows)[:, None] & (column < tl.cdiv(columns, WIDTH) * WIDTH)[None, :]

@@ -109,8 +109,19 @@ def statistics(query: Tensor, key: Tensor, extra_keys: Tensor | None, impl: str)
     return _fused_statistics
 
 
-def _fused_statistics(query: Tensor, key: Tensor, scale: float | Tensor, *options: Any) -> Statistics:
-    return torch.ops.mica_kernels.similarity_statistics(query, key, _as_tensor(scale, query), *options)
+def _fused_statistics(
+    query: Tensor,
+    key: Tensor,
+    scale: float | Tensor,
+    query_labels: Tensor | None,
+    key_labels: Tensor | None,
+    offset: int | None,
+    columns: bool,
+) -> Statistics:
+    labels = _numbered(query_labels, key_labels)  # here, for forward and backward alike
+    return torch.ops.mica_kernels.similarity_statistics(
+        query, key, _as_tensor(scale, query), *labels, offset, columns
+    )
 
 
 def similarity_kl(
@@ -241,9 +252,11 @@ def _laid_out(*matrices: Tensor) -> list[Tensor]:
 
 
 def _numbered(query_labels: Tensor | None, key_labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Labels as small numbers, the same for equal ones; -1 for a row that no column matches."""
+    """Labels of 32 bits, the same for equal ones; of labels that had more, -1 for a row that no column matches."""
     if query_labels is None or key_labels is None:
         return None, None
+    if query_labels.dtype == key_labels.dtype == torch.int32:
+        return query_labels.contiguous(), key_labels.contiguous()
     rows, columns = query_labels.long().contiguous(), key_labels.long().contiguous()
     ordered = columns.sort().values
     number = torch.searchsorted(ordered, rows)
@@ -273,10 +286,13 @@ def _statistics(
     labels = _numbered(query_labels, key_labels)
     sweep = partial(_sweep, query, key, scale.float(), *labels, offset or 0, form)
     row_lse, row_positive, column_lse, column_positive = sweep(_best("statistics", query, sweep))
-    if form == ("diagonal", True):
-        assert offset is not None
+    if columns and form[0] != "labels":
         column_positive = torch.zeros_like(column_lse)
-        column_positive[offset : offset + len(query)] = row_positive[: len(key) - offset]
+        if offset is not None:  # a column's positive is a row's
+            first, last = max(offset, 0), min(offset + len(query), len(key))
+            column_positive[first : max(first, last)] = row_positive[
+                first - offset : max(first, last) - offset
+            ]
     return row_lse, row_positive, column_lse, column_positive
 
 
@@ -413,15 +429,8 @@ def _finished(
     return [dquery, dkey, None if found[2] is None else gradient_like(found[2] * unit, scale)]
 
 
-def _fake_statistics(
-    query: Tensor,
-    key: Tensor,
-    scale: Tensor,
-    query_labels: Tensor | None,
-    key_labels: Tensor | None,
-    offset: int | None,
-    columns: bool,
-) -> Statistics:
+def _fake_statistics(query: Tensor, key: Tensor, *options: Any) -> Statistics:
+    *_, columns = options
     new = partial(query.new_empty, dtype=compute_dtype(query, key))
     width = key.shape[0] if columns else 0  # len() would fix the size of a compiled graph
     return new(query.shape[0]), new(query.shape[0]), new(width), new(width)

@@ -1,7 +1,10 @@
-"""What the tests of the spectral gate's kernels share: an error budget, and memory that shows what was not written."""
+"""What the tests of the kernels share: an error budget, and memory that shows what was not written."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -10,10 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from mica_kernels import registration
+from mica_kernels.contrastive import configs as contrastive_configs
+from mica_kernels.contrastive import op as contrastive_op
 from mica_kernels.launch import Variant
 from mica_kernels.spectral import configs, op, reference
 
 Results = dict[str, Tensor]
+
+
+@pytest.fixture(scope="session")
+def within() -> Callable[..., None]:
+    """Check that |fused - exact64| <= 2 |eager - exact64| + slack, in norms over each of the results."""
+    return _within
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +36,7 @@ def differentiate() -> Callable[..., Results]:
 
 @pytest.fixture(scope="session")
 def check_budget() -> Callable[..., None]:
-    """Check that |fused - exact64| <= 2 |eager - exact64| + unit * size, in norms over each of the results.
+    """Check the spectral gate: |fused - exact64| <= 2 |eager - exact64| + unit * size.
 
     eager is the reference in the dtype of x, which works in float32 and rounds half precisions at its ends only.
     Matrix units take operands that are rounded to the last place of the dtype, the `unit`, so no use of them could do
@@ -40,17 +52,32 @@ def poisoned() -> Callable[[], AbstractContextManager[None]]:
     return _poisoned
 
 
+@pytest.fixture(scope="session")
+def run() -> Callable[..., str]:
+    """Run a program in a process of its own, with more in its environment; its output."""
+
+    def run(program: str, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=300,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
     """What is launched, in order, but for the last sum of the backward pass."""
     variants = []
+    for family in (configs, contrastive_configs):
 
-    def record(*arguments: Any) -> Variant:
-        variants.append(make(*arguments))
-        return variants[-1]
+        def record(*arguments: Any, make: Callable[..., Variant] = family.variant) -> Variant:
+            variants.append(make(*arguments))
+            return variants[-1]
 
-    make = configs.variant
-    monkeypatch.setattr(configs, "variant", record)
+        monkeypatch.setattr(family, "variant", record)
     return variants
 
 
@@ -87,14 +114,19 @@ def _check_budget(
     doubles = x.double(), weight.double(), None if threshold is None else threshold.double()
     exact = _differentiate(reference.spectral_gate, *doubles, sparsity, dy.double())
     sizes = _sizes(*doubles, sparsity, dy.double())
+    _within(fused, eager, exact, {name: unit * size for name, size in sizes.items()})
+
+
+def _within(fused: Results, eager: Results, exact: Results, slack: dict[str, float]) -> None:
     assert fused.keys() == exact.keys()
     for name, result in fused.items():
         assert (result.shape, result.dtype) == (eager[name].shape, eager[name].dtype), name
         error = _norm(result.double() - exact[name])
-        budget = 2 * _norm(eager[name].double() - exact[name]) + unit * sizes[name]
+        budget = 2 * _norm(eager[name].double() - exact[name]) + slack[name]
         if not error <= budget:  # nor is a NaN
+            size = _norm(exact[name])
             raise AssertionError(
-                f"{name} is off by {error:.3g} of {sizes[name]:.3g}, and may be by {budget:.3g}"
+                f"{name}, of size {size:.3g}, is off by {error:.3g}, and may be by {budget:.3g}"
             )
 
 
@@ -160,8 +192,9 @@ class _GuardedTorch:
 def _poisoned() -> Iterator[None]:
     guarded = _GuardedTorch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(op, "torch", guarded)
-        # This fills memory that is not got through `op.torch`, too.
+        for module in (op, contrastive_op, registration):
+            patch.setattr(module, "torch", guarded)
+        # This fills memory that is not got through their `torch`, too.
         assert torch.utils.deterministic.fill_uninitialized_memory
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:

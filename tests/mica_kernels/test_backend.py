@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mica_kernels import device, spectral_gate
 from mica_kernels.backend import OPERATORS, VARIABLE, choose, explain
+from mica_kernels.contrastive import configs as contrastive
 
 CPU_REASONS = {
     "1": "on the CPU the kernel only runs in Triton's interpreter, which is for tests",
     "0": "the kernel needs a GPU, and this runs on the CPU",
 }
-"""Why "auto" takes the reference for spectral_gate, by TRITON_INTERPRET."""
+"""Why "auto" takes the reference, by TRITON_INTERPRET."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,29 +36,64 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+def matrix(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings without memory, as if on a GPU."""
+    with FakeTensorMode():
+        return tuple(torch.empty(count, 8, dtype=dtype, device="cuda") for count in (rows, columns))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("interpreted", ["0", "1"])
 def test_auto_on_a_cpu_runs_the_reference_and_says_why(
-    interpreted: str, monkeypatch: pytest.MonkeyPatch
+    interpreted: str, operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(device.INTERPRETER, interpreted)
     monkeypatch.setattr(device, "triton_installed", lambda: True)
-    choice = choose("spectral_gate", torch.zeros(1, 1, 4, 1))
+    tensors = (torch.zeros(1, 1, 4, 1),) if operator == "spectral_gate" else (torch.zeros(2048, 1),) * 2
+    choice = choose(operator, *tensors)
     why = CPU_REASONS[interpreted]
     assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
-    assert explain("cpu")["spectral_gate"] == choice
+    assert explain("cpu")[operator] == choice
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_auto_on_a_gpu_runs_the_kernel(operator: str, gpu: pytest.MonkeyPatch) -> None:
+    choice = explain("cuda")[operator]
+    assert (choice.impl, choice.reason) == ("triton", "the compiled kernel serves cuda")
 
 
 @pytest.mark.parametrize("operator", ["info_nce", "similarity_kl"])
-@pytest.mark.parametrize("where", ["cpu", "cuda"])
-def test_operators_without_a_kernel(operator: str, where: str, gpu: pytest.MonkeyPatch) -> None:
-    choice = explain(where)[operator]
-    why = f"this version has no compiled kernel for {operator} on {where}"
-    assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
+def test_auto_runs_the_kernel_where_the_matrix_is_large(operator: str, gpu: pytest.MonkeyPatch) -> None:
+    side = math.isqrt(contrastive.WORTHWHILE)
+    assert side**2 == contrastive.WORTHWHILE
+    assert choose(operator, *matrix(side, side)).impl == "triton"
+    assert choose(operator, *matrix(1, contrastive.WORTHWHILE, torch.bfloat16)).impl == "triton"
+    small = matrix(side, side - 1)
+    why = f"a similarity matrix of {side} x {side - 1} is too small for the kernel to save anything"
+    assert choose(operator, *small).reason == f"{why}, so the PyTorch reference runs"
+    assert choose(operator, *small).impl == "reference"
+    assert choose(operator, *small, impl="triton").impl == "triton"
+    gpu.setenv(VARIABLE, "triton")
+    assert choose(operator, *small).impl == "triton"
 
 
-def test_auto_on_a_gpu_runs_the_kernel(gpu: pytest.MonkeyPatch) -> None:
-    choice = explain("cuda")["spectral_gate"]
-    assert (choice.impl, choice.reason) == ("triton", "the compiled kernel serves cuda")
+def test_extra_keys_make_a_matrix_larger_and_teachers_do_not(gpu: pytest.MonkeyPatch) -> None:
+    side = math.isqrt(contrastive.WORTHWHILE)
+    few, many = matrix(side, side - 8)
+    assert choose("info_nce", few, many).impl == "reference"
+    assert choose("info_nce", few, many, matrix(8, 8)[0]).impl == "triton"
+    assert choose("similarity_kl", few, many, few, many).impl == "reference"
+
+
+@pytest.mark.parametrize("operator", ["info_nce", "similarity_kl"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_double_among_embeddings_is_not_served(place: int, operator: str, gpu: pytest.MonkeyPatch) -> None:
+    tensors = [*matrix(2048, 2048), matrix(2048, 1)[0]]
+    tensors[place] = matrix(2048, 1, torch.float64)[0]
+    reason = "the kernel serves float32, bfloat16, float16, not float64"
+    assert choose(operator, *tensors).reason == f"{reason}, so the PyTorch reference runs"
+    with pytest.raises(RuntimeError, match=f'impl="triton" was asked for, but {reason}'):
+        choose(operator, *tensors, impl="triton")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +138,12 @@ def test_the_interpreter_runs_kernels_on_demand(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(device.INTERPRETER, "1")
     monkeypatch.setattr(device, "triton_installed", lambda: True)
     assert choose("spectral_gate", torch.zeros(1, 1, 4, 1), impl="triton").impl == "triton"
+    for operator in ("info_nce", "similarity_kl"):
+        assert choose(operator, torch.zeros(2, 3), torch.zeros(2, 3), impl="triton").impl == "triton"
+        monkeypatch.setenv(device.INTERPRETER, "0")
+        with pytest.raises(RuntimeError, match="but the kernel needs a GPU, and this runs on the CPU"):
+            choose(operator, torch.zeros(2, 3), torch.zeros(2, 3), impl="triton")
+        monkeypatch.setenv(device.INTERPRETER, "1")
 
 
 def test_variable_stands_in_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mica_kernels import __main__, build, device, prebuilt
+from mica_kernels.contrastive import configs as contrastive
 from mica_kernels.launch import ARCHITECTURES, DTYPES, Variant
 from mica_kernels.prebuilt import Manifest
 from mica_kernels.spectral import configs
@@ -24,11 +25,12 @@ pytest.importorskip("triton", reason="compiling kernels takes Triton")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SELECTION = ["sm_90", "--dtype", "bfloat16", "--frames", "32"]
+KERNELS = 16 + 2 * len(contrastive.FORMS) + 2  # of the spectral gate, and of the losses
 GOOD = configs.reduction(16)
 BAD = replace(GOOD, constants=(("SIZE", 16), ("PAIRS", 3), ("ROWS", 16)))  # blocks are powers of two
 
-# The operator's own way to its kernels, on a GPU that is none: what Triton looks up, and whether it finds it.
-LAUNCHES = '''
+# The operators' own way to their kernels, on a GPU that is none: what Triton looks up, and whether it finds it.
+NO_GPU = """
 import json, sys
 from types import SimpleNamespace
 
@@ -49,7 +51,9 @@ found = []
 triton.knobs.compilation.listener = lambda src, cache_hit, **_: found.append((src.name, cache_hit))
 device.runs_kernels = lambda where: True
 device.architecture = lambda where: "sm_90"
+"""
 
+SPECTRAL = '''
 gate, back = torch.ops.mica_kernels.spectral_gate, torch.ops.mica_kernels.spectral_gate_backward
 
 def launch(frames, channels, joints, order, sparsity, step=1):
@@ -77,6 +81,38 @@ if sys.argv[1] == "all":
 print(json.dumps(found))
 '''
 
+CONTRASTIVE = """
+from mica_kernels.contrastive import configs
+
+ops = torch.ops.mica_kernels
+
+def launch(rows, columns, width, offset, scale=torch.tensor(1.0)):
+    query = torch.zeros(rows, width, dtype=torch.bfloat16)
+    key = torch.zeros(width, columns, dtype=torch.bfloat16).T
+    labels = torch.zeros(rows).long(), torch.zeros(columns).long()
+    for given, start, both in (
+        ((None, None), None, False),
+        ((None, None), offset, False),
+        ((None, None), offset, True),
+        (labels, 0, False),
+        (labels, 0, True),
+    ):
+        arguments = query, key, scale, *given, start, both
+        results = ops.similarity_statistics(*arguments)
+        ops.similarity_statistics_backward(*results, *arguments, results[0], results[2], [True] * 3)
+    arguments = query, key, query[:, :1], key[:, :1], scale, scale
+    results = ops.similarity_divergence(*arguments)
+    ops.similarity_divergence_backward(*results, *arguments, *results[1:], [True] * 3)
+
+launch(1, 1, 1, 0)
+launch(16, 16, 16, 0)
+launch(200, 300, 384, 16)
+launch(3, 70, 33, 5)
+configs.ROWS_AT_A_TIME, configs.BLOCK = 37, 37 * 51  # where blocks start is not at a multiple of 16 bytes
+launch(100, 130, 24, 3)
+print(json.dumps(found))
+"""
+
 
 def environment(cache: Path, **settings: str) -> dict[str, str]:
     return {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), **settings}
@@ -96,9 +132,9 @@ def run(where: Path, cache: Path, *arguments: str) -> str:
     return result.stdout
 
 
-def lookups(where: Path, cache: Path, which: str) -> Counter[tuple[str, bool]]:
+def lookups(where: Path, cache: Path, launches: str, which: str = "all") -> Counter[tuple[str, bool]]:
     """What launches look up, and whether they find it."""
-    return Counter(map(tuple, json.loads(run(where, cache, "-c", LAUNCHES, which))))
+    return Counter(map(tuple, json.loads(run(where, cache, "-c", NO_GPU + launches, which))))
 
 
 def install(source: Path, **settings: str) -> Path:
@@ -143,8 +179,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_a_package_carries_serves_every_launch(installed: Path, tmp_path: Path) -> None:
-    found = lookups(installed, tmp_path / "cache", "all")
+    found = lookups(installed, tmp_path / "cache", SPECTRAL)
     assert found == {("forward", True): 6, ("backward", True): 9, ("reduce", True): 1}
+    found = lookups(installed, tmp_path / "cache", CONTRASTIVE)
+    assert found == {
+        ("statistics", True): len(contrastive.FORMS),
+        ("gradient", True): len(contrastive.FORMS),
+        ("divergence", True): 1,
+        ("divergence_gradient", True): 1,
+    }
 
 
 def test_a_plain_installation_builds_nothing(tmp_path: Path) -> None:
@@ -156,13 +199,13 @@ def test_a_plain_installation_builds_nothing(tmp_path: Path) -> None:
 
 
 def test_without_a_build_launches_compile(tmp_path: Path) -> None:
-    assert lookups(REPOSITORY, tmp_path / "cache", "one") == {("forward", False): 1}
+    assert lookups(REPOSITORY, tmp_path / "cache", SPECTRAL, "one") == {("forward", False): 1}
 
 
 def test_the_command_finds_what_is_there_and_records_it(installed: Path, packed: Path, cache: Path) -> None:
     prebuilt._copy(packed)
     output = run(installed, cache, "-m", "mica_kernels", "build", "--arch", *SELECTION)
-    assert f"sm_90: 0 kernels compiled, 16 were there already, in {cache}" in output
+    assert f"sm_90: 0 kernels compiled, {KERNELS} were there already, in {cache}" in output
     assert Manifest.read(cache, "sm_90") == Manifest.read(packed, "sm_90")
 
 
@@ -170,16 +213,18 @@ def test_a_package_carries_no_more_than_launches_read(packed: Path) -> None:
     record = Manifest.read(packed, "sm_90")
     assert record is not None
     assert record.triton == prebuilt.triton_version()
+    selected = list(build.select("sm_90", ["bfloat16"], [32]))
     assert record.variants == {
-        "mica_kernels.spectral": sorted(map(str, build.select("sm_90", ["bfloat16"], [32])))
+        family: sorted(str(variant) for variant in selected if variant.family == family)
+        for family in build.FAMILIES
     }
     kernels = [entry for entry in packed.iterdir() if entry.is_dir()]
-    assert len(kernels) == 16
+    assert len(kernels) == KERNELS
     for kernel in kernels:
         assert {file.suffix for file in kernel.iterdir()} == {".json", ".cubin"}
         group = json.loads(next(kernel.glob("__grp__*")).read_text())
         assert all(child == path for child, path in group["child_paths"].items())
-    assert sum(file.stat().st_size for file in packed.rglob("*")) < 16 * 150_000
+    assert sum(file.stat().st_size for file in packed.rglob("*")) < KERNELS * 150_000
 
 
 def test_copies_meet_in_the_cache(cache: Path, packed: Path) -> None:
@@ -334,7 +379,8 @@ def test_builds_take_the_configurations_that_run(
     monkeypatch.setattr(device, "capability", lambda where: capability)
     at_run_time = device.architecture.__wrapped__(torch.device("cuda"))
     target = "sm_{}{}".format(*capability)
-    assert list(build.shipped(target)) == list(configs.variants(at_run_time))
+    expected = [*contrastive.variants(at_run_time), *configs.variants(at_run_time)]
+    assert list(build.shipped(target)) == expected
 
 
 def test_names_tell_variants_apart() -> None:
@@ -370,7 +416,7 @@ def test_what_is_built_in_words(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     version, source = prebuilt.triton_version(), build._source(GOOD.family)
     record = Manifest("sm_90", str(version), {GOOD.family: source}, {GOOD.family: [str(GOOD), "no longer"]})
     record.write(cache)
-    count = len(list(configs.variants("sm_90")))
+    count = len(list(build.shipped("sm_90")))
     assert build.describe() == {"sm_90": f"1 of {count} kernels, for Triton {version}"}
     replace(record, triton="0.1").write(cache)
     assert build.describe()["sm_90"].startswith(f"stale: built with Triton 0.1, but {version} is installed; ")

@@ -1,13 +1,17 @@
-"""The contrastive losses against double loops in float64: definitions, gradients and ugly cases."""
+"""The contrastive losses against double loops in float64: definitions, gradients, ugly cases, and tile by tile."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mica_kernels import info_nce, similarity_kl
+from mica_kernels.contrastive import reference
 
 
 def log_sum_exp(values: list[float]) -> float:
@@ -217,6 +221,152 @@ def test_mixed_precisions_and_strides() -> None:
     assert loss.item() == pytest.approx(naive_info_nce(query, key, 3.0), rel=1e-5)
 
 
+@pytest.fixture
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than 50 entries of a similarity matrix at a time: tiles of 7 x 7 or, where one side is short, longer."""
+    monkeypatch.setattr(reference, "LIMIT", 50)
+
+
+def chunked_case(kind: str, rows: int, columns: int) -> tuple[Callable[..., torch.Tensor], tuple]:
+    """A loss of query, key and scale, and these."""
+    query, key = embeddings(rows, 3), embeddings(columns, 3, seed=1)
+    teacher = embeddings(rows, 4, seed=2), embeddings(columns, 4, seed=3)
+    random = torch.Generator().manual_seed(rows)
+    shared = {
+        "query_labels": torch.randint(8, (rows,), generator=random),
+        "key_labels": torch.randint(8, (columns,), generator=random),
+    }
+    options = {
+        "pairs": {},
+        "labels": shared,
+        "one way": {"symmetric": False, **shared},
+        "queue": {"extra_keys": embeddings(23, 3, seed=4), **shared},
+        "no positives": {**shared, "key_labels": shared["key_labels"] + 8},
+    }
+
+    def loss(query: torch.Tensor, key: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
+        if kind == "divergence":
+            return similarity_kl(query, key, *teacher, scale=scale, teacher_scale=5.0)
+        return info_nce(query, key, scale=scale, **options[kind])
+
+    scale = torch.tensor(3.0, dtype=torch.float64)
+    return loss, tuple(tensor.requires_grad_() for tensor in (query, key, scale))
+
+
+def derivatives(loss: Callable[..., torch.Tensor], inputs: tuple) -> list[torch.Tensor]:
+    """Value, gradients, and gradients of a function of those."""
+    value = loss(*inputs)
+    first = torch.autograd.grad(value.exp(), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(gradient.cos().sum() for gradient in first), inputs)
+    return [value, *first, *second]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "columns"),
+    [
+        ("pairs", 1, 1),
+        ("pairs", 15, 15),
+        ("labels", 16, 11),
+        ("labels", 60, 1),
+        ("labels", 1, 60),
+        ("labels", 3, 40),
+        ("one way", 16, 11),
+        ("queue", 16, 11),
+        ("no positives", 16, 11),
+        ("divergence", 16, 11),
+        ("divergence", 1, 60),
+        ("divergence", 60, 1),
+    ],
+)
+def test_tiles_make_up_the_whole(kind: str, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, inputs = chunked_case(kind, rows, columns)
+    expected = derivatives(loss, inputs)
+    monkeypatch.setattr(reference, "LIMIT", 50)
+    results = derivatives(loss, inputs)
+    torch.testing.assert_close(results, expected, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        assert loss(*inputs).item() == pytest.approx(expected[0].item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels", "queue", "divergence"])
+def test_gradients_of_tiles(kind: str, tiles: None) -> None:
+    rows, columns = (11, 11) if kind == "pairs" else (11, 9)
+    loss, inputs = chunked_case(kind, rows, columns)
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(loss, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", ["labels", "divergence"])
+def test_transforms_of_tiles(kind: str, tiles: None) -> None:
+    loss, inputs = chunked_case(kind, 16, 11)
+    expected = torch.autograd.grad(loss(*inputs), inputs)
+    query, key, scale = (tensor.detach() for tensor in inputs)
+    gradients = torch.func.grad(loss, argnums=(0, 1, 2))(query, key, scale)
+    torch.testing.assert_close(gradients, expected)
+    several = torch.stack([query, query.flip(0)])
+    losses = torch.func.vmap(loss, in_dims=(0, None, None))(several, key, scale)
+    torch.testing.assert_close(losses, torch.stack([loss(each, key, scale) for each in several]))
+    _, tangent = torch.func.jvp(loss, (query, key, scale), (query, key, scale))
+    assert tangent.item() == pytest.approx(
+        sum((gradient * tensor).sum().item() for gradient, tensor in zip(gradients, inputs, strict=True))
+    )
+
+
+class _Largest(TorchDispatchMode):
+    """How many numbers the largest result of any operation has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        results = operation(*arguments, **(keywords or {}))
+        for result in pytree.tree_leaves(results):
+            if isinstance(result, torch.Tensor):
+                self.size = max(self.size, result.numel())
+        return results
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labels", "queue", "one way", "divergence"])
+def test_no_more_than_a_tile_at_a_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward; but for the statistics of tiles before they are merged, and query and key."""
+    monkeypatch.setattr(reference, "LIMIT", 400)
+    loss, inputs = chunked_case(kind, 60, 60)
+    with _Largest() as largest:
+        loss(*inputs).backward()
+    assert 200 <= largest.size <= 400
+    monkeypatch.undo()
+    with _Largest() as largest:
+        loss(*inputs).backward()
+    assert largest.size == 3600
+
+
+def test_tiles_under_autocast(tiles: None) -> None:
+    """What is computed again is computed as it was."""
+    loss, inputs = chunked_case("labels", 16, 11)
+    inputs = tuple(tensor.detach().float().requires_grad_() for tensor in inputs)
+    expected = torch.autograd.grad(loss(*inputs), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(*inputs)
+    gradients = torch.autograd.grad(value, inputs)
+    assert all(torch.equal(*pair) for pair in zip(gradients, expected, strict=True))
+
+
+def test_tiles_compile(tiles: None) -> None:
+    loss, inputs = chunked_case("labels", 16, 11)
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    results, expected = ([y, *torch.autograd.grad(y, inputs)] for y in (compiled(*inputs), loss(*inputs)))
+    torch.testing.assert_close(results, expected)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "expected"),
+    [(0, 3, [(0, 0)]), (1, 3, [(0, 1)]), (3, 3, [(0, 3)]), (7, 3, [(0, 3), (3, 6), (6, 7)])],
+)
+def test_blocks(length: int, size: int, expected: list[tuple[int, int]]) -> None:
+    assert [(block.start, block.stop) for block in reference.blocks(length, size)] == expected
+
+
 PAIR = {"query": torch.zeros(3, 2), "key": torch.zeros(3, 2), "scale": 1.0}
 TEACHER = {"teacher_query": torch.zeros(3, 5), "teacher_key": torch.zeros(3, 5), "teacher_scale": 1.0}
 
@@ -246,7 +396,11 @@ TEACHER = {"teacher_query": torch.zeros(3, 5), "teacher_key": torch.zeros(3, 5),
             r"query_labels must have shape \(3,\), one label a row, got \(2,\)",
         ),
         ({"extra_keys": torch.zeros(4, 3)}, ValueError, r"query \(3, 2\) and extra_keys \(4, 3\) differ"),
-        ({"impl": "triton"}, RuntimeError, "no compiled kernel for info_nce on cpu"),
+        (
+            {"impl": "fast"},
+            ValueError,
+            'impl="fast": the implementation must be one of auto, reference, triton',
+        ),
     ],
 )
 def test_info_nce_errors_name_the_argument(changes: dict, error: type[Exception], message: str) -> None:
@@ -262,7 +416,11 @@ def test_info_nce_errors_name_the_argument(changes: dict, error: type[Exception]
         ({"teacher_query": torch.zeros(2, 5)}, ValueError, "query and teacher_query must have.*got 3 and 2"),
         ({"teacher_key": torch.zeros(2, 5)}, ValueError, "key and teacher_key must have.*got 3 and 2"),
         ({"teacher_scale": None}, TypeError, "teacher_scale must be a number or a 0-d tensor, got NoneType"),
-        ({"impl": "triton"}, RuntimeError, "no compiled kernel for similarity_kl on cpu"),
+        (
+            {"impl": "fast"},
+            ValueError,
+            'impl="fast": the implementation must be one of auto, reference, triton',
+        ),
     ],
 )
 def test_similarity_kl_errors_name_the_argument(changes: dict, error: type[Exception], message: str) -> None:

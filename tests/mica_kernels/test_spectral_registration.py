@@ -6,10 +6,7 @@ On a machine without a GPU it runs in Triton's interpreter; where that is off, i
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -86,7 +83,9 @@ def test_fake_results_lie_as_real_ones(form: str) -> None:
     }[form]
     weight, threshold = (weight[:1], threshold[:1]) if form == "sliced" else (weight, threshold)
     torch.library.opcheck(OPERATOR, (x, weight, threshold, "joint"), test_utils="test_faketensor")
-    torch.library.opcheck(BACKWARD, (x, x, weight, threshold, "joint", [True, True, True]), test_utils="test_faketensor")
+    torch.library.opcheck(
+        BACKWARD, (x, x, weight, threshold, "joint", [True, True, True]), test_utils="test_faketensor"
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
@@ -357,16 +356,6 @@ def test_variable_chooses_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_fused(fused_gate(*tensors))
 
 
-def run(program: str, **environment: str) -> str:
-    """The output of a program in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 WITHOUT_INTERPRETER = """
 import torch
 from mica_kernels import spectral_gate
@@ -399,7 +388,7 @@ for signals in (x, x.detach().contiguous().requires_grad_(), torch.randn(2, 4, 1
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU runs the kernel")
-def test_on_a_cpu_without_the_interpreter() -> None:
+def test_on_a_cpu_without_the_interpreter(run: Callable[..., str]) -> None:
     """The kernel is refused, and the operator, as exported programs hold it, falls back to the reference."""
     out = run(WITHOUT_INTERPRETER, TRITON_INTERPRET="0")
     expected = 'impl="triton" was asked for, but the kernel needs a GPU, and this runs on the CPU; ask for'
@@ -428,7 +417,7 @@ torch.testing.assert_close(torch.ops.mica_kernels.spectral_gate(x, weight, None,
 """
 
 
-def test_without_triton() -> None:
+def test_without_triton(run: Callable[..., str]) -> None:
     lines = run(WITHOUT_TRITON).splitlines()
     missing = "Triton, which compiles the kernel, is not installed"
     assert lines[0] == lines[1] == f"{missing}, so the PyTorch reference runs"
