@@ -6,6 +6,7 @@ Where there is a GPU, test_contrastive_kernel.py and test_contrastive_registrati
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -195,7 +196,8 @@ def test_blocks_make_up_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_auto_runs_the_kernel_where_the_matrix_is_large() -> None:
-    for rows, fused in ((1024, True), (1000, False)):
+    side = math.isqrt(configs.WORTHWHILE)
+    for rows, fused in ((side, True), (side - 1, False)):
         query = embeddings(rows, 16).requires_grad_()
         loss = info_nce(query, query.detach(), scale=2.0)
         names, node = set(), [loss.grad_fn]
