@@ -92,9 +92,8 @@ def launch(arch: str, dtype: str, kernel: str) -> Launch:
 
 def candidates() -> list[Launch]:
     """What `mica_kernels.tune` tries beside the shipped configuration; what does not compile is passed over."""
-    sides, steps = (64, 128, 256), (32, 64, 128)
-    tiles = product(sides, sides, steps, (4, 8), (2, 3, 4), (1, 2))
-    return [_tile(*fields) for fields in tiles if fields[0] * fields[1] <= 128 * 256]
+    tiles = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128))
+    return [_tile(*tile, *others) for tile, *others in product(tiles, (32, 64), (4, 8), (2, 3, 4))]
 
 
 @lru_cache(maxsize=1024)

@@ -48,14 +48,17 @@ def info_nce(
         query_labels, key_labels: integers; both or neither.
         extra_keys: more negatives, for the rows alone, without gradient (a MoCo queue, He et al., 2020).
         symmetric: take the mean of the row loss and of the same over columns.
-        impl: "auto", "reference" or "triton", see `mica_kernels.backend`.
+        impl: "auto", "reference" or "triton", see `mica_kernels.backend`. The similarity matrix is never whole in
+            memory, forward or backward, but for small ones that "auto" and "reference" take at once; saved for the
+            backward pass are the arguments and a few numbers a row and a column.
 
     Returns:
-        a scalar in float32 (float64 for float64 input).
+        a scalar in float32 (float64 for float64 input), under autocast too. Differentiable, twice, in query, key
+        and scale.
 
     Raises:
         TypeError, ValueError: an argument does not fit, an empty batch among them; the message names it.
-        RuntimeError: impl="triton" where no such kernel exists.
+        RuntimeError: impl="triton" where no kernel serves; the message says why.
 
     >>> import torch
     >>> skeletons, texts = torch.eye(3), torch.eye(3)
@@ -145,14 +148,16 @@ def similarity_kl(
         teacher_query, teacher_key: the teacher's embeddings of the same rows and columns.
         scale: the student's inverse temperature; a 0-d tensor gets a gradient.
         teacher_scale: the teacher's inverse temperature.
-        impl: "auto", "reference" or "triton", see `mica_kernels.backend`.
+        impl: "auto", "reference" or "triton", see `mica_kernels.backend`. As in `info_nce`, no large matrix is ever
+            whole in memory.
 
     Returns:
-        a scalar in float32 (float64 for float64 query or key).
+        a scalar in float32 (float64 for float64 query or key), under autocast too. Differentiable, twice, in query,
+        key and scale.
 
     Raises:
         TypeError, ValueError: an argument does not fit, an empty batch among them; the message names it.
-        RuntimeError: impl="triton" where no such kernel exists.
+        RuntimeError: impl="triton" where no kernel serves; the message says why.
 
     >>> import torch
     >>> clips, concepts = torch.eye(4)[:2], torch.eye(4)
