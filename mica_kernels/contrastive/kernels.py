@@ -18,6 +18,7 @@ import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # of float32
 WIDTH: tl.constexpr = tl.constexpr(16)
 NO_ROW: tl.constexpr = tl.constexpr(-(2**31))  # as labels: two that are different, and no one's
 NO_COLUMN: tl.constexpr = tl.constexpr(-(2**31) + 1)
@@ -128,11 +129,12 @@ def statistics(
 @triton.jit
 def _keep(gradient, products, block, moments, row, column, rows, columns, pitch):
     """Leave the gradient of a tile, and the sum of what it gives to the gradient of the scale."""
-    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    gradient = tl.where((row < rows)[:, None] & (column < columns)[None, :], gradient, 0.0)
+    # A product of -inf has no share in the sum; 0 times -inf would be NaN.
+    shares = gradient * tl.maximum(products, LOWEST)
     # A sum of sums, to one number, is what Triton 3.7.1 cannot compile for sm_100.
     slot = tl.program_id(0) * row.shape[0] + tl.arange(0, row.shape[0])
-    counted = inside & (gradient != 0)  # a product of -inf has no share
-    tl.store(moments + slot, tl.sum(tl.where(counted, gradient * products, 0.0), axis=1))
+    tl.store(moments + slot, tl.sum(shares, axis=1))
     # Up to a whole number of WIDTHs, which every row of the block has room for: no mask splits 16 bytes.
     pitch = pitch // WIDTH * WIDTH
     stored = (row < rows)[:, None] & (column < tl.cdiv(columns, WIDTH) * WIDTH)[None, :]
