@@ -127,15 +127,11 @@ def _device_obstacle(operator: str, where: torch.device) -> str | None:
 
 
 def _spectral_gate_unserved(x: Tensor, *_: Tensor) -> str | None:
-    return spectral.unserved(x.shape[2], _name(x))
+    return spectral.unserved(x.shape[2], devices.dtype_name(x.dtype))
 
 
 def _contrastive_unserved(*tensors: Tensor) -> str | None:
-    return contrastive.unserved(*map(_name, tensors))
-
-
-def _name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return contrastive.unserved(*(devices.dtype_name(tensor.dtype) for tensor in tensors))
 
 
 _UNSERVED: dict[str, Callable[..., str | None]] = {

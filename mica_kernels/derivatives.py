@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Function = Callable[..., Any]
-"""Of tensors, some of them None; returns a tensor or several."""
+"""Of floating-point tensors, some of them None; returns a tensor or several."""
 
 
 def gradients(
@@ -17,8 +17,8 @@ def gradients(
 ) -> list[Tensor | None]:
     """Of `function`, for each of `tensors`, given those of its results.
 
-    They are themselves differentiable where gradients are recorded. A tensor that is None, holds no floating-point
-    numbers or does not take part has the gradient None.
+    They are themselves differentiable where gradients are recorded. A tensor that is None or does not take part has the
+    gradient None.
     """
     record = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -38,15 +38,15 @@ def second_gradients(
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Of `gradients`, for `above` and for `tensors`: right to any order, at the memory that eager mode takes.
 
-    `above_those` belong to the gradients of the floating-point tensors, in their order.
+    `above_those` belong to the gradients of the tensors that are not None, in their order.
     """
     record = torch.is_grad_enabled()
     with torch.enable_grad():
         inputs, inputs_above = _leaves(tensors, record), _leaves(above, record)
         first = gradients(function, inputs, inputs_above)
-        floating = [y for y, x in zip(first, inputs, strict=True) if x is not None and x.is_floating_point()]
+        given = [y for y, x in zip(first, inputs, strict=True) if x is not None]
         pairs = [
-            (y, dy) for y, dy in zip(floating, above_those, strict=True) if y is not None and y.requires_grad
+            (y, dy) for y, dy in zip(given, above_those, strict=True) if y is not None and y.requires_grad
         ]
         outputs, above_those = zip(*pairs, strict=True)
         every = [*inputs_above, *inputs]
@@ -57,15 +57,15 @@ def second_gradients(
 
 
 def _leaves(tensors: Sequence[Tensor | None], record: bool) -> list[Tensor | None]:
-    """Tensors to differentiate by. Views keep the way back to the caller's; what asks for no gradient is made to."""
-    return [
-        tensor
-        if tensor is None or not tensor.is_floating_point()
-        else tensor.view_as(tensor)
-        if record and tensor.requires_grad
-        else tensor.detach().requires_grad_()
-        for tensor in tensors
-    ]
+    """Tensors to differentiate by."""
+    return [None if tensor is None else _leaf(tensor, record) for tensor in tensors]
+
+
+def _leaf(tensor: Tensor, record: bool) -> Tensor:
+    """A view keeps the way back to the caller's tensor; what asks for no gradient is made to."""
+    if record and tensor.requires_grad:
+        return tensor.view_as(tensor)
+    return tensor.detach().requires_grad_()
 
 
 def _several(results: Any) -> tuple[Tensor, ...]:

@@ -45,6 +45,11 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As configurations name it, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def precision(dtype: torch.dtype) -> str:
     """How matrix units take products of float32, as torch.set_float32_matmul_precision has it; one word for others."""
     relaxed = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"

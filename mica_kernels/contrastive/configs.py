@@ -32,13 +32,12 @@ WAVES = 4
 LARGEST = 2.0**13
 """What gradients are scaled to in float16, whose range they would leave otherwise: up to four of them are added."""
 
-POSITIVES = ("none", "diagonal", "labels")
-FORMS = (("none", False), *((positives, both) for positives in POSITIVES[1:] for both in (False, True)))
+FORMS = (("none", False), ("diagonal", False), ("diagonal", True), ("labels", False), ("labels", True))
 """(POSITIVES, BOTH) of `statistics` and `gradient`: for extra keys, and for one direction and both of `info_nce`."""
 
 
-def _tile(rows: int, columns: int, step: int, warps: int, stages: int, programs: int = 1) -> Launch:
-    return Launch(columns, warps, stages, programs, step=step, rows=rows)
+def _tile(rows: int, columns: int, step: int, warps: int, stages: int) -> Launch:
+    return Launch(columns, warps, stages, programs=1, step=step, rows=rows)
 
 
 # By bytes an element.

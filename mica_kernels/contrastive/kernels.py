@@ -19,8 +19,8 @@ import triton.language as tl
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 LOWEST: tl.constexpr = tl.constexpr(-3.4028234663852886e38)  # of float32
-WIDTH: tl.constexpr = tl.constexpr(16)
-NO_ROW: tl.constexpr = tl.constexpr(-(2**31))  # as labels: two that are different, and no one's
+WIDTH: tl.constexpr = tl.constexpr(16)  # ALIGNED in configs.py
+NO_ROW: tl.constexpr = tl.constexpr(-(2**31))  # as labels: two that differ, and that op.py numbers nobody by
 NO_COLUMN: tl.constexpr = tl.constexpr(-(2**31) + 1)
 
 

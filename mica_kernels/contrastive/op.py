@@ -204,14 +204,10 @@ def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), scale, dtype=torch.float32, device=like.device)
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _served(*tensors: Tensor) -> bool:
     """Whether a kernel takes these. An operator called by its own name, as an exported program does, may get any."""
     on_device = device.runs_kernels(tensors[0].device) and all(tensor.numel() for tensor in tensors)
-    return on_device and configs.unserved(*(_name(tensor.dtype) for tensor in tensors)) is None
+    return on_device and configs.unserved(*(device.dtype_name(tensor.dtype) for tensor in tensors)) is None
 
 
 @lru_cache
@@ -223,14 +219,14 @@ def _kernels() -> ModuleType:
 def _start(kernel: str, form: tuple[str | bool, ...], launch: Launch, programs: int, *arguments: Any) -> None:
     """Launch a kernel; the first argument is the query."""
     dtype = arguments[0].dtype
-    variant = configs.variant(launch, _name(dtype), kernel, device.precision(dtype), *form)
+    variant = configs.variant(launch, device.dtype_name(dtype), kernel, device.precision(dtype), *form)
     with torch.cuda.device_of(arguments[0]):
         getattr(_kernels(), kernel)[(programs,)](*arguments, **variant.keywords)
 
 
 def _best(kernel: str, query: Tensor, run: Callable[[Launch], object]) -> Launch:
     """The configuration to run with; `run` is what tuning times, where it was asked for."""
-    dtype, width = _name(query.dtype), query.shape[1]
+    dtype, width = device.dtype_name(query.dtype), query.shape[1]
     shipped = configs.launch(device.architecture(query.device), dtype, kernel)
     return tune.pick(query.device, f"{kernel} {dtype} {width}", shipped, configs.candidates, run)
 
@@ -257,16 +253,27 @@ def _laid_out(*matrices: Tensor) -> list[Tensor]:
 
 
 def _numbered(query_labels: Tensor | None, key_labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Labels of 32 bits, the same for equal ones; of labels that had more, -1 for a row that no column matches."""
+    """Labels of 32 bits, the same for equal ones: small numbers, and -1 for a row that no column matches."""
     if query_labels is None or key_labels is None:
         return None, None
-    if query_labels.dtype == key_labels.dtype == torch.int32:
-        return query_labels.contiguous(), key_labels.contiguous()
     rows, columns = query_labels.long().contiguous(), key_labels.long().contiguous()
     ordered = columns.sort().values
     number = torch.searchsorted(ordered, rows)
     found = torch.searchsorted(ordered, rows, right=True) > number
     return number.where(found, -1).int(), torch.searchsorted(ordered, columns).int()
+
+
+def _as_numbered(
+    query_labels: Tensor | None, key_labels: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """So are labels of 32 bits taken to be; an operator called by its own name may get others."""
+    if (
+        query_labels is None
+        or key_labels is None
+        or not query_labels.dtype == key_labels.dtype == torch.int32
+    ):
+        return _numbered(query_labels, key_labels)
+    return query_labels.contiguous(), key_labels.contiguous()
 
 
 def _form(query_labels: Tensor | None, offset: int | None, columns: bool) -> tuple[str, bool]:
@@ -288,7 +295,7 @@ def _statistics(
         return reference.similarity_statistics(query, key, scale, query_labels, key_labels, offset, columns)
     form = _form(query_labels, offset, columns)
     query, key = _laid_out(query, key)
-    labels = _numbered(query_labels, key_labels)
+    labels = _as_numbered(query_labels, key_labels)
     sweep = partial(_sweep, query, key, scale.float(), *labels, offset or 0, form)
     row_lse, row_positive, column_lse, column_positive = sweep(_best("statistics", query, sweep))
     if columns and form[0] != "labels":
@@ -344,7 +351,7 @@ def _statistics_backward(
     query, key, scale, query_labels, key_labels, offset, columns = inputs
     form = _form(query_labels, offset, columns)
     matrices = _laid_out(query, key)
-    row_labels, column_labels = _numbered(query_labels, key_labels)
+    row_labels, column_labels = _as_numbered(query_labels, key_labels)
     unit, weights = _normalised(matrices[0].dtype, *above)
     by_row, by_column = (results[0], *weights[:2]), (results[1], *weights[2:])
     factor = scale.float()

@@ -110,7 +110,7 @@ class _Launcher:
         x = signals[0]
         self.clips, self.channels, self.frames, self.joints = x.shape
         self.direction, self.signals, self.device = direction, signals, x.device
-        self.dtype = _name(x.dtype)
+        self.dtype = device.dtype_name(x.dtype)
         self.sparsity = "none" if threshold is None else sparsity
         self.group_size = self.channels // weight.shape[0]
         self.channels_fastest = x.stride(1) <= x.stride(3)
@@ -232,11 +232,7 @@ def _basis(frames: int, size: int, dtype: torch.dtype, where: torch.device) -> F
 
 def _served(x: Tensor, *_: Any) -> bool:
     """Whether a kernel takes x. An operator called by its own name, as an exported program does, may get any."""
-    return device.runs_kernels(x.device) and configs.unserved(x.shape[2], _name(x.dtype)) is None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return device.runs_kernels(x.device) and configs.unserved(x.shape[2], device.dtype_name(x.dtype)) is None
 
 
 def _forward(x: Tensor, weight: Tensor, threshold: Tensor | None, sparsity: str) -> Tensor:

@@ -123,6 +123,9 @@ def labelled(kind: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
     if kind == "ugly":
         values = torch.tensor([-1, -2, 2**63 - 1, -(2**63), 0, 2**32, -(2**31)])
         of_rows, of_columns = values[of_rows % 7], values[of_columns % 7]
+    if kind == "int32":
+        values = torch.tensor([-1, -2, 2**31 - 1, -(2**31), 1 - 2**31, 0, 7])
+        of_rows, of_columns = values[of_rows % 7], values[of_columns % 7]
     if kind in ("int32", "uint8"):
         of_rows, of_columns = (labels.to(getattr(torch, kind)) for labels in (of_rows, of_columns))
     return of_rows.to(DEVICE), of_columns.to(DEVICE)
