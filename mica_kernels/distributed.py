@@ -13,16 +13,18 @@ of the joined batch. Without a process group, or in one of a single process, all
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import Function
 
 from mica_kernels.contrastive import op
 from mica_kernels.contrastive.reference import summed_loss, with_extra_keys
+
+if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
+    from jaxtyping import Float, Int
 
 Group = Any
 """A process group as torch.distributed.new_group gives it; None is all processes."""

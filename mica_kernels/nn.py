@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mica_kernels import distributed
 from mica_kernels.contrastive.op import info_nce, similarity_kl
 from mica_kernels.spectral.op import spectral_gate
+
+if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
+    from jaxtyping import Float, Int
 
 INITIAL_THRESHOLD = 0.01
 """Where the gate starts, in units of its input: of signals with unit variance it takes a hundredth."""

@@ -6,10 +6,9 @@ import importlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +19,9 @@ from mica_kernels.contrastive import configs, reference
 from mica_kernels.contrastive.reference import Statistics, blocks
 from mica_kernels.launch import Launch
 from mica_kernels.registration import gradient_like, register
+
+if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
+    from jaxtyping import Float, Int
 
 
 def info_nce(

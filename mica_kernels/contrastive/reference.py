@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mica_kernels.checks import compute_dtype
+
+if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
+    from jaxtyping import Bool, Float, Int
 
 LIMIT = 1 << 24
 """The most entries of a similarity matrix that are in memory at a time: 64 MB a copy in float32, of which a backward

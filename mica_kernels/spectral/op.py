@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mica_kernels import device, prebuilt, tune
@@ -19,6 +18,9 @@ from mica_kernels.checks import check_same_device, check_tensor
 from mica_kernels.launch import Launch
 from mica_kernels.registration import gradient_like, register
 from mica_kernels.spectral import configs, reference
+
+if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
+    from jaxtyping import Float
 
 SPARSITIES = ("joint", "bin")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from jaxtyping import Complex, Float
 from torch import Tensor
 
 from mica_kernels.checks import compute_dtype
+
+if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
+    from jaxtyping import Complex, Float
 
 EPS = 1e-12
 """Keeps the gate finite for silent signals: added to the mean square, and the floor of a bin's magnitude."""
