@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mica_kernels.checks import compute_dtype
 
 if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 LIMIT = 1 << 24
 """The most entries of a similarity matrix that are in memory at a time: 64 MB a copy in float32, of which a backward
@@ -205,10 +206,30 @@ def _tile_statistics(
     columns: bool,
 ) -> Statistics:
     logits = _similarities(query, key, scale)
-    positives = logits.where(_positives(logits, query_labels, key_labels, offset), 0)
+    if query_labels is None or key_labels is None:
+        of_rows, of_columns = _diagonal(logits, offset)
+    else:
+        positives = logits.where(query_labels[:, None] == key_labels, 0)
+        of_rows, of_columns = positives.sum(1), positives.sum(0)
     if not columns:
-        return logits.logsumexp(1), positives.sum(1), logits.new_empty(0), logits.new_empty(0)
-    return logits.logsumexp(1), positives.sum(1), logits.logsumexp(0), positives.sum(0)
+        return logits.logsumexp(1), of_rows, logits.new_empty(0), logits.new_empty(0)
+    return logits.logsumexp(1), of_rows, logits.logsumexp(0), of_columns
+
+
+def _diagonal(
+    logits: Float[Tensor, "N M"], offset: int | None
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " M"]]:
+    """The entries at (i, offset + i), where they stand among the rows and among the columns, and 0 elsewhere."""
+    rows, columns = logits.shape
+    if offset is None:
+        return logits.new_zeros(rows), logits.new_zeros(columns)
+    found = logits.diagonal(offset)
+
+    def among(count: int, first: int) -> Tensor:
+        first = min(max(0, first), count)
+        return functional.pad(found, (first, count - first - found.shape[0]))
+
+    return among(rows, -offset), among(columns, offset)
 
 
 def _block_divergence(
@@ -235,17 +256,3 @@ def _similarities(
     # Autocast would round the logits to half precision; at a scale of 100 that is an error of several tenths.
     with torch.autocast(query.device.type, enabled=False):
         return (scale * query) @ key.T
-
-
-def _positives(
-    logits: Float[Tensor, "N M"],
-    query_labels: Int[Tensor, " N"] | None,
-    key_labels: Int[Tensor, " M"] | None,
-    offset: int | None,
-) -> Bool[Tensor, "N M"]:
-    if query_labels is not None and key_labels is not None:
-        return query_labels[:, None] == key_labels
-    if offset is None:
-        return torch.zeros_like(logits, dtype=torch.bool)
-    rows, columns = (torch.arange(count, device=logits.device) for count in logits.shape)
-    return rows[:, None] + offset == columns
