@@ -1,38 +1,27 @@
-"""The contrastive losses on a GPU: the kernels, the whole matrix in plain PyTorch, torch.compile, and tiles in PyTorch.
+"""The contrastive losses: kernels, the whole matrix in plain PyTorch, torch.compile, tiles in PyTorch, and peers.
 
-    python -m benchmarks.contrastive --out benchmarks/results/h200/contrastive.json    some seven minutes; --quick: two
-    python -m benchmarks.contrastive table benchmarks/results/h200/contrastive.json    the results in Markdown
-
-`fused` is the kernel, `eager` the loss as it is commonly written, `compiled` that by torch.compile, and `chunked` the
-package's reference, which computes tiles and computes them again for the gradients. What would not fit the device's
-memory is left out. Every case is first checked against float64; what is wrong is not timed. Times are by CUDA events.
-
-**Floors** are times over what a large torch.matmul of the same type takes for the products that cannot be avoided
-where the matrix is not kept, measured in the same run. With N rows, M columns and widths D and E of student and
-teacher, in operations:
-
-    info_nce         forward 2NMD        backward 6NMD                both 8NMD
-    similarity_kl    forward 2NM(D + E)  backward 2NM(D + E) + 4NMD   both the sum
-
-Q extra keys, which get no gradient, add 2NQD forward and 4NQD backward. Products of float32 are without tf32 by
-default, as torch.matmul has it.
+`fused` is the kernel, `chunked` the package's reference, which computes tiles and computes them again for the
+gradients; the others are in `alternatives.py`. What would not fit the device's memory is left out. Results are checked
+against the definition in float64.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import measure
-from benchmarks.measure import MODES, Function, Mark, Slot, milliseconds, shown, speedup
+from benchmarks import alternatives, measure
+from benchmarks.measure import Function, Slot
+from benchmarks.operators import LeftOutError, Make, Operator, Work, compiled, fused, within
+from benchmarks.results import Row, measured, pick
 from mica_kernels import info_nce, similarity_kl
 
 SCALE, TEACHER_SCALE = 20.0, 10.0
@@ -41,7 +30,7 @@ SCALE, TEACHER_SCALE = 20.0, 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """Embeddings of one shape; `compiled`: whether torch.compile takes part.
+    """Embeddings of one shape; with_compiled: whether torch.compile takes part.
 
     columns: as many as rows, where None. groups: how many labels there are; None: no labels. queue: how many extra
     keys; the loss is then of the rows alone. teacher_width: that of similarity_kl; None: info_nce.
@@ -55,7 +44,7 @@ class Case:
     groups: int | None = None
     queue: int | None = None
     teacher_width: int | None = None
-    compiled: bool = False
+    with_compiled: bool = False
 
     @property
     def loss(self) -> str:
@@ -74,37 +63,51 @@ class Case:
         return self.rows * (self.keys + (self.queue or 0))
 
 
-HEADLINE = Case("headline", 65_536, compiled=True)
-MIDDLE = Case("16,384", 16_384, compiled=True)
-DISTILLED = Case("similarity_kl, 16,384", 16_384, teacher_width=512, compiled=True)
-CASES = (
-    HEADLINE,
-    MIDDLE,
-    Case("4,096", 4096),
-    Case("1,024", 1024, compiled=True),
-    Case("256", 256),
-    Case("D = 384", 16_384, width=384),
-    Case("float32", 16_384, dtype="float32"),
-    Case("float16", 16_384, dtype="float16"),
+SIDES = (256, 1024, 4096, 16_384, 65_536)
+"""N = M of the plot of memory against N."""
+
+_kl = partial(Case, teacher_width=512)
+INFO_NCE = (
+    Case("headline", 65_536, with_compiled=True),
+    Case("n16384", 16_384, with_compiled=True),
+    Case("n1024", 1024, with_compiled=True),
+    Case("n4096", 4096),
+    Case("n256", 256),
     Case("labels", 16_384, groups=1024),
     Case("queue", 512, queue=65_536),
-    DISTILLED,
-    Case("similarity_kl, concepts", 512, columns=120, width=384, teacher_width=384),
-    Case("similarity_kl, 65,536", 65_536, teacher_width=512),
+    Case("d384", 16_384, width=384),
+    Case("float32", 16_384, dtype="float32"),
+    Case("float16", 16_384, dtype="float16"),
 )
-QUICK = tuple(replace(case, compiled=False) for case in (HEADLINE, MIDDLE, DISTILLED))
-TINY = (
-    Case("tiny", 40, width=16, dtype="float32"),
-    Case("tiny, bfloat16", 40, width=24),
-    Case("tiny, float16", 40, width=24, dtype="float16"),
-    Case("tiny, labels", 40, width=16, dtype="float32", groups=10),
-    Case("tiny, queue", 24, width=16, dtype="float32", queue=50),
-    Case("tiny, similarity_kl", 40, columns=7, width=16, dtype="float32", teacher_width=12),
+SIMILARITY_KL = (
+    _kl("kl-n16384", 16_384, with_compiled=True),
+    _kl("kl-n65536", 65_536),
+    Case("kl-concepts", 512, columns=120, width=384, teacher_width=384),
+    _kl("kl-n4096", 4096),
+    _kl("kl-n1024", 1024),
 )
-"""For a machine without a GPU: they show that this script runs, and nothing else."""
+_cpu = partial(Case, width=256, dtype="float32")
+CPU_INFO_NCE = (
+    _cpu("cpu-n4096", 4096, with_compiled=True),
+    _cpu("cpu-n256", 256),
+    _cpu("cpu-n1024", 1024),
+    _cpu("cpu-n8192", 8192),
+    _cpu("cpu-n16384", 16_384),
+    _cpu("cpu-labels", 2048, groups=128),
+    _cpu("cpu-queue", 256, queue=8192),
+    Case("cpu-bfloat16", 1024, width=256),
+)
+CPU_SIMILARITY_KL = (
+    _cpu("cpu-kl-n2048", 2048, teacher_width=384, with_compiled=True),
+    _cpu("cpu-kl-concepts", 512, columns=120, width=384, teacher_width=384),
+    _cpu("cpu-kl-n8192", 8192, teacher_width=384),
+)
+QUICK = frozenset(
+    {"headline", "n16384", "kl-n16384", "cpu-n256", "cpu-n1024", "cpu-kl-concepts", "cpu-kl-n2048"}
+)
 
-FLOORS, GOOD_FLOORS, EXTRA_GB = 2.5, 1.6, 1.0
-"""The most that both passes of the headline may take; the second is what would be good."""
+RATE_SHARE, GOOD_RATE_SHARE, EXTRA_GB = 1 / 2.5, 1 / 1.6, 1.0
+"""Of both passes of the headline: the least share of the device's matrix rate, what would be good, the most memory."""
 
 SPEEDUP, LEANER = 1.0, 8.0
 """How many times as fast and as lean as eager both passes at 16,384 have to be."""
@@ -124,12 +127,14 @@ LOSS_SCALE = 2.0**13
 WHOLE = {
     "eager": {"info_nce": 16, "labels": 21, "similarity_kl": 28},
     "compiled": {"info_nce": 8, "labels": 8, "similarity_kl": 12},
+    "open_clip": {"info_nce": 20},
+    "lightly": {"info_nce": 16},
 }
 """Bytes an entry of the matrix that forward and backward take: counted on a CPU for eager, which frees nothing early;
 for compiled the least that it can do with, so that it is tried wherever it may fit."""
 
 
-def make_slots(case: Case, device: torch.device) -> list[Slot]:
+def slots(case: Case, device: torch.device) -> list[Slot]:
     """Random embeddings that take several times the L2 cache, where they are small; else two of each."""
     pairs = (case.rows + case.keys) * (case.width + (case.teacher_width or 0))
     numbers = pairs + (case.queue or 0) * case.width
@@ -171,66 +176,52 @@ def _slot(case: Case, random: torch.Generator) -> Slot:
     )
 
 
-def implementations(case: Case, device: torch.device) -> dict[str, Function]:
-    """By name, `fused` first."""
-    loss, eager = LOSSES[case.loss]
-    found: dict[str, Function] = {
-        "fused": partial(loss, impl="triton" if device.type == "cuda" else "auto"),
-        "eager": eager,
-    }
-    if case.compiled:
-        torch.compiler.reset()
-        found["compiled"] = torch.compile(eager, dynamic=False)
-    found["chunked"] = partial(loss, impl="reference")
-    return found
-
-
-def eager_info_nce(
-    query: Tensor,
-    key: Tensor,
-    *,
-    scale: Tensor,
-    query_labels: Tensor | None = None,
-    key_labels: Tensor | None = None,
-    extra_keys: Tensor | None = None,
-    symmetric: bool = True,
-) -> Tensor:
-    """The loss by cross_entropy, or for several positives by a mask; extra keys go with no labels."""
-    logits = (scale * query @ key.T).float()
-    if query_labels is not None and key_labels is not None:
-        positives = query_labels[:, None] == key_labels
-        loss = _supervised(logits, positives)
-        return (loss + _supervised(logits.T, positives.T)) / 2 if symmetric else loss
-    rows = torch.arange(len(query), device=query.device)
-    if extra_keys is not None:
-        logits = torch.cat([logits, (scale * query @ extra_keys.T).float()], dim=1)
-    loss = F.cross_entropy(logits, rows)
-    return (loss + F.cross_entropy(logits.T, rows)) / 2 if symmetric else loss
-
-
-def _supervised(logits: Tensor, positives: Tensor) -> Tensor:
-    return (logits.logsumexp(1) - (logits * positives).sum(1) / positives.sum(1)).mean()
-
-
-def eager_similarity_kl(
-    query: Tensor,
-    key: Tensor,
-    *,
-    teacher_query: Tensor,
-    teacher_key: Tensor,
-    scale: Tensor,
-    teacher_scale: float,
-) -> Tensor:
-    """The loss by log_softmax and kl_div."""
-    student = (scale * query @ key.T).float().log_softmax(1)
-    teacher = (teacher_scale * teacher_query @ teacher_key.T).float().log_softmax(1)
-    return F.kl_div(student, teacher, log_target=True, reduction="batchmean")
-
-
 LOSSES: dict[str, tuple[Function, Function]] = {
-    "info_nce": (info_nce, eager_info_nce),
-    "similarity_kl": (similarity_kl, eager_similarity_kl),
+    "info_nce": (info_nce, alternatives.info_nce),
+    "similarity_kl": (similarity_kl, alternatives.similarity_kl),
 }
+"""Ours and eager mode's."""
+
+
+def implementations(case: Case, device: torch.device) -> dict[str, Make]:
+    ours, eager = LOSSES[case.loss]
+    found: dict[str, Make] = {
+        "fused": fused(partial(ours, impl="triton"), device),
+        "chunked": lambda: partial(ours, impl="reference"),
+        "eager": lambda: eager,
+    }
+    if case.with_compiled:
+        found["compiled"] = compiled(eager)
+    if case.symmetric and case.groups is None:
+        found["open_clip"] = alternatives.open_clip
+    if case.queue is not None:
+        found["lightly"] = alternatives.lightly
+    return {name: _fitting(case, name, make, device) for name, make in found.items()}
+
+
+def _fitting(case: Case, name: str, make: Make, device: torch.device) -> Make:
+    """Leaves out what would not fit the device's memory."""
+    needed, there = estimated_bytes(case, name), memory(device)
+
+    def made() -> Function:
+        if needed > there:
+            raise LeftOutError(f"would take some {needed / 1e9:.0f} GB of {there / 1e9:.0f}")
+        return make()
+
+    return made
+
+
+def estimated_bytes(case: Case, name: str) -> int:
+    """What an implementation takes for the matrix; nothing where it goes by tiles."""
+    kind = case.loss if case.groups is None else "labels"
+    return WHOLE.get(name, {}).get(kind, 0) * case.entries
+
+
+def memory(device: torch.device) -> float:
+    """Bytes that a device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def exact(case: Case, slot: Slot) -> dict[str, Tensor]:
@@ -305,10 +296,10 @@ def _blocks(length: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, length, size))
 
 
-def check(case: Case, results: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+def check(case: Case, results: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, float]:
     """Errors over sizes of the loss and the gradients, of these in the worst block of rows; raises where too large."""
-    errors = {name: _worst(result, exact[name]) for name, result in results.items()}
-    return measure.within(errors, dict.fromkeys(errors, TOLERANCE[case.dtype]))
+    errors = {name: _worst(result, right[name]) for name, result in results.items()}
+    return within(errors, dict.fromkeys(errors, TOLERANCE[case.dtype]))
 
 
 def _worst(result: Tensor, exact: Tensor) -> float:
@@ -319,216 +310,89 @@ def _worst(result: Tensor, exact: Tensor) -> float:
     return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
-def operations(case: Case) -> dict[str, int]:
-    """Of the products that a mode cannot avoid; see the head of this file."""
-    product = 2 * case.rows * case.keys * case.width
-    extra = 2 * case.rows * (case.queue or 0) * case.width
-    teacher = 2 * case.rows * case.keys * (case.teacher_width or 0)
-    forward, backward = product + teacher + extra, 3 * product + teacher + 2 * extra
-    return {"forward": forward, "backward": backward, "both": forward + backward}
+def work(case: Case, mode: str) -> Work:
+    """The products that a mode cannot avoid where the matrix is not kept, and the embeddings read and written.
 
+    With N rows, M columns and widths D and E of student and teacher, in operations::
 
-@cache
-def matrix_rate(dtype: str, device: torch.device) -> float:
-    """Operations a second of a large torch.matmul."""
-    size = 8192 if device.type == "cuda" else 256
-    left, right = torch.randn(2, size, size, device=device).to(getattr(torch, dtype))
-    product = torch.empty_like(left)
+        info_nce         forward 2NMD        backward 6NMD                both 8NMD
+        similarity_kl    forward 2NM(D + E)  backward 2NM(D + E) + 4NMD   both the sum
 
-    def part(_: int, mark: Mark) -> None:
-        mark()
-        torch.matmul(left, right, out=product)
-        mark()
-
-    return 2 * size**3 / (1e-3 * measure.timed(part, 1, device).median)
-
-
-def memory(device: torch.device) -> float:
-    """Bytes that a device has; there is no limit to a CPU's tiny cases."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
-
-
-def estimated_bytes(case: Case, name: str) -> int:
-    """What an implementation takes for the matrix; nothing where it goes by tiles."""
-    kind = case.loss if case.groups is None else "labels"
-    return WHOLE.get(name, {}).get(kind, 0) * case.entries
-
-
-def run_case(case: Case, device: torch.device) -> dict[str, Any]:
-    """A row of results; what fails leaves its error there, and what does not fit the reason."""
-    rate = matrix_rate(case.dtype, device)
-    slots = make_slots(case, device)
-    row = {**asdict(case), "loss": case.loss, "columns": case.keys, "slots": len(slots), "rate": rate}
-    row |= {"floors": {mode: 1e3 * count / rate for mode, count in operations(case).items()}}
-    row |= {"left_out": {}, "errors": {}, "results": {}}
-    del row["compiled"]
-    results = exact(case, slots[0])
-    for name, loss in implementations(case, device).items():
-        needed, there = estimated_bytes(case, name), memory(device)
-        if needed > there:
-            row["left_out"][name] = f"would take some {needed / 1e9:.0f} GB of {there / 1e9:.0f}"
-            continue
-        measure.attempt(row, name, loss, slots, partial(check, case, exact=results), device)
-    return row
-
-
-def ratios(row: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """By mode; None where not measured.
-
-    floors: times of the products; speedup: over the fastest other; eager_time, eager_memory: eager's over fused's.
+    Q extra keys, which get no gradient, add 2NQD forward and 4NQD backward.
     """
-    found = {}
-    for mode in MODES:
-        times = measure.times_of(row, mode, "median")
-        extra = {name: result["extra_bytes"].get(mode) for name, result in row["results"].items()}
-        found[mode] = {
-            "floors": _over(times.get("fused"), row["floors"][mode]),
-            "speedup": speedup(row, mode, "median"),
-            "eager_time": _over(times.get("eager"), times.get("fused")),
-            "eager_memory": _over(extra.get("eager"), extra.get("fused")),
-        }
-    return found
+    if mode == "both":
+        parts = [work(case, part) for part in ("forward", "backward")]
+        return Work(sum(part.bytes for part in parts), sum(part.flops for part in parts))
+    product = 2 * case.rows * case.keys * case.width
+    teacher = 2 * case.rows * case.keys * (case.teacher_width or 0)
+    extra = 2 * case.rows * (case.queue or 0) * case.width
+    item = getattr(torch, case.dtype).itemsize
+    embeddings = item * (case.rows + case.keys) * case.width
+    read = embeddings + item * (
+        (case.rows + case.keys) * (case.teacher_width or 0) + (case.queue or 0) * case.width
+    )
+    if mode == "forward":
+        return Work(bytes=read, flops=product + teacher + extra)
+    return Work(bytes=read + embeddings, flops=3 * product + teacher + 2 * extra)
+
+
+def aims(rows: Sequence[Row]) -> list[str]:
+    """What was aimed for on a GPU, and whether it was reached; a line for each aim."""
+    both = [row for row in rows if row["mode"] == "both"]
+    headline = {row["implementation"]: row for row in measured(pick(both, case="headline"))}
+    middle = {row["implementation"]: row for row in measured(pick(both, case="n16384"))}
+    lines = []
+    if pick(both, case="headline", implementation="fused"):
+        kernel = headline.get("fused", {})
+        share = kernel.get("rate_share")
+        reached = "" if share is not None and share >= GOOD_RATE_SHARE else "not "
+        lines.append(
+            _verdict("headline", "of the matrix rate", share, RATE_SHARE) + f"; 0.625 {reached}reached"
+        )
+        held = _over(kernel.get("extra_bytes"), 1e9)
+        lines.append(_verdict("headline", "GB of extra memory", held, EXTRA_GB, at_most=True))
+    if pick(both, case="n16384", implementation="fused"):
+        kernel, eager = (middle.get(name, {}) for name in ("fused", "eager"))
+        faster = _over(_median(eager), _median(kernel))
+        leaner = _over(eager.get("extra_bytes"), kernel.get("extra_bytes"))
+        lines.append(_verdict("n16384", "times as fast as eager", faster, SPEEDUP))
+        lines.append(_verdict("n16384", "times as lean as eager", leaner, LEANER))
+    return lines
+
+
+def _median(row: Row) -> float | None:
+    return row["times"]["median"] if row else None
 
 
 def _over(above: float | None, below: float | None) -> float | None:
     return above / below if above is not None and below else None
 
 
-def verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What was aimed for, and whether it was reached."""
-    lines = []
-    for row in rows:
-        of = ratios(row)["both"]
-        if row["name"] == HEADLINE.name:
-            floors = of["floors"]
-            reached = "" if floors is not None and floors <= GOOD_FLOORS else "not "
-            extra = _over(row["results"]["fused"]["extra_bytes"].get("both"), 1e9)
-            lines += [
-                _verdict(row, "floors", floors, FLOORS, at_most=True) + f"; {GOOD_FLOORS} {reached}reached",
-                _verdict(row, "GB of extra memory", extra, EXTRA_GB, at_most=True),
-            ]
-        elif row["name"] == MIDDLE.name:
-            lines += [
-                _verdict(row, "times as fast as eager", of["eager_time"], SPEEDUP, at_most=False),
-                _verdict(row, "times as lean as eager", of["eager_memory"], LEANER, at_most=False),
-            ]
-    return lines
-
-
-def _verdict(row: dict[str, Any], what: str, got: float | None, aim: float, at_most: bool) -> str:
+def _verdict(case: str, what: str, got: float | None, aim: float, at_most: bool = False) -> str:
     met = got is not None and (got <= aim if at_most else got >= aim)
     found = f"{what} not measured" if got is None else f"{got:.2f} {what}"
-    return f"{'met   ' if met else 'MISSED'} {row['name']}, both: {found}, aim {aim}"
+    return f"{'met   ' if met else 'MISSED'} info_nce {case}, both: {found}, aim {aim:g}"
 
 
-def _where(row: dict[str, Any]) -> str:
-    return row["name"]
-
-
-def run(cases: Sequence[Case], out: Path, device: torch.device, minutes: float) -> dict[str, Any]:
-    """Run all cases, as many as there is time for; returns what is in the file."""
-    work = [({"name": case.name}, partial(run_case, case, device)) for case in cases]
-    return measure.run(work, out, device, minutes)
-
-
-def short(document: dict[str, Any]) -> str:
-    """A line a case, and the aims."""
-    lines = [
-        f"{document['device']}: milliseconds (floors), times faster than the best other, "
-        "MB of extra memory (times leaner than eager), Python's microseconds",
-        f"{'case':24} {'forward':>17} {'backward':>17} {'both':>17} {'faster':>7} {'extra':>15} {'µs':>7}",
-    ]
-    for row in document["rows"]:
-        fused, of = row["results"]["fused"], ratios(row)
-        if fused["error"]:
-            lines.append(f"{row['name']:24} {fused['error'][:100]}")
-            continue
-        modes = [f"{fused['times'][mode]['median']:9.4f} ({of[mode]['floors']:5.2f})" for mode in MODES]
-        extra, leaner = _over(fused["extra_bytes"].get("both"), 1e6), of["both"]["eager_memory"]
-        held = shown(extra, ",.0f") + (f" ({leaner:.1f})" if leaner else "")
-        faster = shown(of["both"]["speedup"], ".1f")
-        lines.append(
-            f"{row['name']:24} {' '.join(modes)} {faster:>7} {held:>15} {fused['python']['both']:7.0f}"
-        )
-    lines += [line[:120] for line in _left_out(document)]
-    return "\n".join([*lines, *verdicts(document["rows"])])
-
-
-def _left_out(document: dict[str, Any]) -> list[str]:
-    """A line for each case, and for each implementation of a case, that was not run."""
-    parts = [
-        f"left out: {_where(row)}, {name}: {reason}"
-        for row in document["rows"]
-        for name, reason in row["left_out"].items()
-    ]
-    return measure.left_out(document, _where) + parts
-
-
-OTHERS = ("eager", "compiled", "chunked")
-
-
-def table(document: dict[str, Any]) -> str:
-    """All results in Markdown."""
-    heads = (
-        "case", "loss", "N x M", "D", "dtype", "mode", "fused (20-80 %), ms", "floor, ms", "floors",
-        *(f"{name}, ms" for name in OTHERS), "faster", "extra memory, MB", *(f"{name}, MB" for name in OTHERS),
-        "leaner", "Python, µs", "error of loss, dquery, dkey, dscale",
-    )  # fmt: skip
-    rates = {row["dtype"]: row["rate"] for row in document["rows"]}
-    lines = [
-        "# The contrastive losses on a GPU\n",
-        f"{measure.origin(document, 'contrastive')}\n",
-        "Medians of GPU time. **floors**: fused over what torch.matmul takes for the products that cannot be avoided, "
-        f"at {', '.join(f'{1e-12 * rate:.4g} TFLOP/s in {dtype}' for dtype, rate in rates.items())}.",
-        "**faster**: the fastest other over fused. **extra memory** beyond what a mode is given, of fused and others;",
-        "**leaner**: eager's over fused's. **Python**: what a call keeps the processor busy.",
-        f"**errors** against float64, by norms, in the worst {BLOCK} rows.\n",
-        *measure.markdown(heads, [_cells(row, mode) for row in document["rows"] for mode in MODES]),
-        "",
-    ]
-    notes = [*verdicts(document["rows"]), *_left_out(document), *measure.failures(document, _where)]
-    return "\n".join([*lines, *(f"- {note}" for note in notes)]) + "\n"
-
-
-def _cells(row: dict[str, Any], mode: str) -> list[str]:
-    fused, of = row["results"]["fused"], ratios(row)[mode]
-    errors = row["errors"].get("fused", {})
-    queue, teacher = row["queue"], row["teacher_width"]
-    return [
-        row["name"],
-        row["loss"],
-        f"{row['rows']:,} x {row['columns']:,}" + (f" + {queue:,}" if queue else ""),
-        f"{row['width']}" + (f", E = {teacher}" if teacher else ""),
-        row["dtype"],
-        mode,
-        milliseconds(row, "fused", mode, spread=True),
-        f"{row['floors'][mode]:.4f}",
-        shown(of["floors"], ".2f"),
-        *(milliseconds(row, name, mode) for name in OTHERS),
-        shown(of["speedup"], ".1f"),
-        *(_megabytes(row, name, mode) for name in ("fused", *OTHERS)),
-        shown(of["eager_memory"], ".1f"),
-        shown(fused["python"].get(mode), ".0f"),
-        " ".join(f"{error:.1e}" for error in errors.values()),
-    ]
-
-
-def _megabytes(row: dict[str, Any], name: str, mode: str) -> str:
-    extra = row["results"].get(name, {}).get("extra_bytes", {}).get(mode)
-    return shown(_over(extra, 1e6), ",.1f")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    measure.command_line(
-        arguments,
-        description=__doc__,
-        minutes=6.0,
-        cases={"all": CASES, "quick": QUICK, "cpu": TINY},
-        run=run,
-        short=short,
-        table=table,
-    )
-
-
-if __name__ == "__main__":
-    main()
+INFO_NCE_OPERATOR = Operator(
+    name="info_nce",
+    cases=INFO_NCE,
+    cpu_cases=CPU_INFO_NCE,
+    quick=QUICK,
+    slots=slots,
+    exact=exact,
+    check=check,
+    implementations=implementations,
+    work=work,
+    aims=aims,
+    fallback="chunked",
+    other_exact={"lightly": alternatives.exact_bank},
+)
+SIMILARITY_KL_OPERATOR = replace(
+    INFO_NCE_OPERATOR,
+    name="similarity_kl",
+    cases=SIMILARITY_KL,
+    cpu_cases=CPU_SIMILARITY_KL,
+    aims=lambda rows: [],
+    other_exact={},
+)

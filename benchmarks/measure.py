@@ -1,22 +1,16 @@
-"""What the benchmarks on a GPU share: times, memory, Python's part, the file of results and the command line.
+"""How a function is measured: time, Python's part, memory, and the replay of a CUDA graph, in every mode.
 
-Times are by CUDA events, of many runs that go round several sets of arguments; the GPU is kept busy before each run,
-so that a time has no waiting for Python in it, which is given apart. What is wrong is not timed.
+On a GPU times are by CUDA events, of many runs that go round several sets of arguments; the GPU is kept busy before
+each run, so that a time has no waiting for Python in it, which is given apart.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from torch.profiler import ProfilerActivity, profile
 
-MODES = ("forward", "backward", "both")
 LONG = 0.1
 """Seconds from which on a call is repeated a few times only."""
 
@@ -48,7 +41,7 @@ class Slot:
 
 @dataclass
 class Times:
-    """Milliseconds: of the GPU (median, 20th and 80th percentile), and a call's share of a loop of calls."""
+    """Milliseconds (median, 20th and 80th percentile), and a call's share of a loop of calls."""
 
     median: float
     p20: float
@@ -58,20 +51,31 @@ class Times:
 
 
 @dataclass
-class Result:
-    """What was measured of one implementation: times by mode, extra bytes by mode, Python's microseconds by mode."""
+class Measured:
+    """What was measured of one function in one mode.
 
-    first_call: float = 0.0
-    times: dict[str, Times] = field(default_factory=dict)
-    extra_bytes: dict[str, int] = field(default_factory=dict)
-    python: dict[str, float] = field(default_factory=dict)
-    error: str = ""
+    python_us: what a call keeps the processor busy. extra_bytes: the most held beyond what the mode is given. graph_ms:
+    a call's share of the replay of a CUDA graph. Each is None where there is none: the first and last on a CPU and for
+    the backward pass alone.
+    """
+
+    times: Times
+    python_us: float | None = None
+    extra_bytes: int | None = None
+    graph_ms: float | None = None
 
 
 def slots_for(slot_bytes: int, device: torch.device) -> int:
-    """How many slots of so many bytes take several times the L2 cache; at least two."""
-    cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else 0
-    return min(max(2, math.ceil(4 * cache / slot_bytes)), 1024)
+    """How many slots of so many bytes take several times the last cache; at least two."""
+    return min(max(2, math.ceil(4 * last_cache_bytes(device) / slot_bytes)), 1024)
+
+
+def last_cache_bytes(device: torch.device) -> int:
+    """The L2 cache of a GPU; the L3 cache of a CPU, or 32 MiB where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    told = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    return 1024 * int(told.read_text().strip().removesuffix("K")) if told.exists() else 1 << 25
 
 
 def differentiate(function: Function, slot: Slot) -> dict[str, Tensor]:
@@ -84,46 +88,6 @@ def differentiate(function: Function, slot: Slot) -> dict[str, Tensor]:
 def relative_error(result: Tensor, exact: Tensor) -> float:
     """Error over size, by norms."""
     return (torch.linalg.vector_norm(result.double() - exact) / torch.linalg.vector_norm(exact)).item()
-
-
-def within(errors: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
-    """The errors over sizes; raises where one is too large."""
-    wrong = [
-        f"{name} is off by {error:.2g} of its size, and may be by {limits[name]:.2g}"
-        for name, error in errors.items()
-        if not error <= limits[name]  # nor is a NaN
-    ]
-    if wrong:
-        raise ArithmeticError("; ".join(wrong))
-    return errors
-
-
-def attempt(
-    row: dict[str, Any],
-    name: str,
-    function: Function,
-    slots: Sequence[Slot],
-    check: Callable[[dict[str, Tensor]], dict[str, float]],
-    device: torch.device,
-) -> None:
-    """Check an implementation and measure it, into the row; what fails leaves its error there.
-
-    `check` takes what `differentiate` gives; it returns errors, or raises where they are too large.
-    """
-    try:
-        started = time.perf_counter()
-        results = differentiate(function, slots[0])
-        _wait(device)
-        first_call = time.perf_counter() - started
-        row["errors"][name] = check(results)
-        del results
-        result = measure(function, slots, device)
-        result.first_call = first_call
-    except Exception as error:  # wrong results, no memory, and what compilers raise, of many kinds
-        result = Result(error=f"{type(error).__name__}: {error}"[:2000])
-    row["results"][name] = asdict(result)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 class Run:
@@ -155,23 +119,28 @@ class Run:
         self.kept[slot] = (y.detach(), gradients)
 
 
-def measure(function: Function, slots: Sequence[Slot], device: torch.device) -> Result:
-    """Times, memory and Python's part of an implementation in every mode."""
-    result = Result()
+def measure(function: Function, slots: Sequence[Slot], device: torch.device) -> dict[str, Measured]:
+    """Everything, by mode: forward (without a graph for autograd), backward and both."""
     run = Run(function, slots)
     run.forward(0, _nothing)  # for torch.compile another program than with a backward pass
     run.kept[0] = None
-    if device.type == "cuda":
-        result.extra_bytes = _extra_bytes(run)
+    extra_bytes = _extra_bytes(run, device)
+    found: dict[str, Measured] = {}
     for part, modes in ((run.forward, ("forward",)), (run.both, ("forward, recorded", "backward", "both"))):
         python, looped = _by_the_clock(part, len(slots), device)
         spans = _spans(part, len(slots), looped, python, device)
         if len(modes) > 1:
             spans = [(*span, sum(span)) for span in spans]
         for mode, times in zip(modes, zip(*spans, strict=True), strict=True):
-            result.times[mode] = _summary(times, 1e3 * looped if mode in ("forward", "both") else None)
-        result.python[modes[-1]] = 1e6 * python
-    return result
+            whole = mode == modes[-1]
+            found[mode] = Measured(
+                times=_summary(times, 1e3 * looped if whole else None),
+                python_us=1e6 * python if whole and device.type == "cuda" else None,
+                extra_bytes=extra_bytes.get(mode),
+                graph_ms=_replayed(part, len(slots), looped, device) if whole else None,
+            )
+    del found["forward, recorded"]
+    return found
 
 
 def timed(part: Part, slots: int, device: torch.device) -> Times:
@@ -185,7 +154,8 @@ def _nothing() -> None:
     pass
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -194,10 +164,10 @@ def _by_the_clock(part: Part, slots: int, device: torch.device) -> tuple[float, 
     """Seconds that a call keeps Python busy, and that it takes in a loop of calls."""
     for slot in range(3):
         part(slot % slots, _nothing)
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     part(0, _nothing)
-    _wait(device)
+    wait(device)
     calls = _count(0.05, time.perf_counter() - started, 5, 30 if device.type == "cuda" else 5)
     python = []
     for _ in range(3):
@@ -205,7 +175,7 @@ def _by_the_clock(part: Part, slots: int, device: torch.device) -> tuple[float, 
         for call in range(calls):  # so few that the queue of the GPU takes them all
             part(call % slots, _nothing)
         python.append(time.perf_counter() - started)
-        _wait(device)
+        wait(device)
         looped = time.perf_counter() - started
     return min(python) / calls, looped / calls
 
@@ -248,7 +218,7 @@ def _differences(ticks: Sequence[float]) -> tuple[float, ...]:
 
 def _count(budget: float, each: float, fewest: int, most: int) -> int:
     if each > LONG:
-        return max(1, fewest // 4)
+        return max(3, fewest // 4)
     return max(fewest, min(most, int(budget / max(each, 1e-9))))
 
 
@@ -264,8 +234,43 @@ def _summary(times: Sequence[float], looped: float | None) -> Times:
     )
 
 
-def _extra_bytes(run: Run) -> dict[str, int]:
+LAUNCHES_MATTER = 0.01
+"""Seconds of a call up to which a graph is worth its memory."""
+
+MOST_CAPTURED = 8
+"""Calls that a CUDA graph holds at most; each goes to a slot of its own."""
+
+
+def _replayed(part: Part, slots: int, looped: float, device: torch.device) -> float | None:
+    """Milliseconds of a call in a CUDA graph that is replayed; None without one, or where it gains nothing."""
+    if device.type != "cuda" or looped > LAUNCHES_MATTER:
+        return None
+    calls, graph = min(slots, MOST_CAPTURED), torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):  # all has been warmed up by being timed
+            for slot in range(calls):
+                part(slot, _nothing)
+    except Exception:  # what cannot be captured raises errors of many kinds, and leaves the stream usable
+        torch.cuda.synchronize(device)
+        return None
+
+    def replay(_: int, mark: Mark) -> None:
+        mark()
+        graph.replay()
+        mark()
+
+    return timed(replay, 1, device).median / calls
+
+
+def _extra_bytes(run: Run, device: torch.device) -> dict[str, int]:
     """The most memory held at a time beyond what a mode is given; backward is given y and what forward saved."""
+    modes = (("forward", run.forward), ("both", run.both))
+    if device.type != "cuda":
+        found = {}
+        for mode, part in modes:
+            found[mode] = allocated(partial(part, 0, _nothing))
+            run.kept[0] = None
+        return found
     found, marks = {}, []
 
     def mark() -> None:
@@ -273,7 +278,7 @@ def _extra_bytes(run: Run) -> dict[str, int]:
         marks.append((torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()))
         torch.cuda.reset_peak_memory_stats()
 
-    for mode, part in (("forward", run.forward), ("both", run.both)):
+    for mode, part in modes:
         marks.clear()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -286,150 +291,17 @@ def _extra_bytes(run: Run) -> dict[str, int]:
     return found
 
 
-def times_of(row: dict[str, Any], mode: str, kind: str) -> dict[str, float]:
-    """Of every implementation that was measured."""
-    results = row["results"].items()
-    return {name: result["times"][mode][kind] for name, result in results if mode in result["times"]}
+def allocated(work: Callable[[], object]) -> int:
+    """The most bytes that PyTorch's allocator for the CPU has given out at a time during the work.
 
-
-def speedup(row: dict[str, Any], mode: str, kind: str) -> float | None:
-    """How many times faster than the fastest other; None where not measured."""
-    times = times_of(row, mode, kind)
-    fused = times.pop("fused", None)
-    return None if fused is None or not times else min(times.values()) / fused
-
-
-@contextmanager
-def recorded(path: Path, about: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Gives a function that adds a row to the file; the file is whole at any time."""
-    document: dict[str, Any] = {**about, "left_out": [], "rows": []}
-
-    def add(row: dict[str, Any]) -> None:
-        document["left_out" if "reason" in row else "rows"].append(row)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(document, indent=1))
-        temporary.replace(path)
-
-    yield add
-
-
-def about(device: torch.device) -> dict[str, Any]:
-    """Where and with what the results were made."""
-    from mica_kernels.prebuilt import triton_version
-
-    found: dict[str, Any] = {"device": "cpu", "torch": torch.__version__, "triton": triton_version()}
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        found |= {
-            "device": properties.name,
-            "multiprocessors": properties.multi_processor_count,
-            "l2_bytes": properties.L2_cache_size,
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        }
-    return {**found, "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-Work = Sequence[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]
-"""What names a row, and what makes it."""
-
-
-def run(work: Work, out: Path, device: torch.device, minutes: float) -> dict[str, Any]:
-    """Make all rows, as many as there is time for; returns what is in the file."""
-    deadline = time.monotonic() + 60 * minutes
-    with recorded(out, about(device)) as add:
-        for title, make in tqdm(work, desc="cases"):
-            if time.monotonic() > deadline:
-                add({**title, "reason": f"more than {minutes} minutes had gone"})
-                continue
-            try:
-                add(make())
-            except Exception as error:  # no memory for the arguments, say: the next case may have it
-                add({**title, "reason": str(error)[:2000]})
-    return json.loads(out.read_text())
-
-
-def origin(document: dict[str, Any], script: str) -> str:
-    """Where a table in Markdown comes from."""
-    return (
-        f"Generated by `python -m benchmarks.{script} table`. {document['device']}, PyTorch {document['torch']}, "
-        f"Triton {document['triton']}, commit {document['commit']}, {document['date']}."
-    )
-
-
-def left_out(document: dict[str, Any], where: Callable[[dict[str, Any]], str]) -> list[str]:
-    """A line for each case that was not run."""
-    return [f"left out: {where(row)}: {row['reason']}" for row in document["left_out"]]
-
-
-def failures(document: dict[str, Any], where: Callable[[dict[str, Any]], str]) -> list[str]:
-    """A line for each implementation that failed."""
-    return [
-        f"failed: {where(row)}, {name}: {result['error']}"
-        for row in document["rows"]
-        for name, result in row["results"].items()
-        if result["error"]
-    ]
-
-
-def milliseconds(row: dict[str, Any], name: str, mode: str, spread: bool = False) -> str:
-    """The median of an implementation, and its percentiles, for a table."""
-    times = row["results"].get(name, {}).get("times", {}).get(mode)
-    if not times:
-        return ""
-    return f"{times['median']:.4f}" + (f" ({times['p20']:.4f}-{times['p80']:.4f})" if spread else "")
-
-
-def shown(value: float | None, form: str) -> str:
-    """A number, or nothing, for a table."""
-    return "" if value is None else format(value, form)
-
-
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A table."""
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
-
-
-def command_line(
-    arguments: Sequence[str] | None,
-    *,
-    description: str | None,
-    minutes: float,
-    cases: dict[str, Sequence[Any]],
-    run: Callable[[Sequence[Any], Path, torch.device, float], dict[str, Any]],
-    short: Callable[[dict[str, Any]], str],
-    table: Callable[[dict[str, Any]], str],
-) -> None:
-    """Run the cases, "all", "quick" or "cpu", and print `short`; or print a file's `table`."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("action", nargs="?", choices=("run", "table"), default="run")
-    parser.add_argument("file", nargs="?", type=Path, help="of results, for `table`")
-    parser.add_argument("--out", type=Path, help="the JSON file to write")
-    parser.add_argument("--quick", action="store_true", help=f"{len(cases['quick'])} cases only")
-    parser.add_argument("--minutes", type=float, default=minutes, help="start no further case after these")
-    parser.add_argument(
-        "--device", default="cuda", help="cpu: a few tiny cases by the reference, to try the script"
-    )
-    parsed = parser.parse_args(arguments)
-    if parsed.action == "table":
-        if parsed.file is None:
-            parser.error("table needs the file of results")
-        print(table(json.loads(parsed.file.read_text())), end="")
-        return
-    if parsed.out is None:
-        parser.error("--out is needed: the JSON file to write")
-    device = torch.device(parsed.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("PyTorch finds no GPU; --device cpu tries the script, and measures nothing of worth")
-    kind = "cpu" if device.type == "cpu" else "quick" if parsed.quick else "all"
-    print(short(run(cases[kind], parsed.out, device, parsed.minutes)))
+    >>> allocated(lambda: torch.ones(1000) + torch.ones(1000))
+    12000
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+        work()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
