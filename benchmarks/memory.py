@@ -49,9 +49,11 @@ def peak(work: Callable[[], None]) -> int:
 
     watcher = Thread(target=watch)
     watcher.start()
-    work()
-    done.set()
-    watcher.join()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
     return max(most, resident()) - before
 
 

@@ -24,6 +24,7 @@ from mica.models.mica import MICA
 from mica.models.pretrained import ModelCard, save_pretrained
 from mica.models.text import class_embeddings, load_text_encoder
 from mica.objectives import Objectives
+from mica.training.allocator import freed_memory_kept
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
 from mica.training.optimizer import learning_rate, make_optimizer
@@ -41,7 +42,11 @@ def pretrain(config: PretrainConfig, store: Store, out: Path, *, overwrite: bool
     """
     run = RunWriter(out, config, overwrite)
     trainer = Trainer(config, store, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    with run, tqdm(total=config.optimizer.epochs * len(trainer.loader), unit="step", desc="pretrain") as bar:
+    with (
+        run,
+        freed_memory_kept(trainer.device),
+        tqdm(total=config.optimizer.epochs * len(trainer.loader), unit="step", desc="pretrain") as bar,
+    ):
         for epoch in range(config.optimizer.epochs):
             record = trainer.run_epoch(epoch, bar)
             run.log(record)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mica.models.stgcn import PRESETS, STGCN, GraphConv
+from mica.models.stgcn import PRESETS, STGCN, WIDE, GraphConv, TemporalConv, laid_out
 from mica.skeleton import get_layout
 
 NTU, KINECT = get_layout("ntu-25"), get_layout("kinect-20")
@@ -43,6 +43,41 @@ def test_graph_conv_is_the_peers(c_in: int, c_out: int, memory_format: torch.mem
     ours, theirs = (torch.autograd.grad((result * probe).sum(), wanted) for result in (out, expected))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [WIDE // 2, WIDE])
+def test_temporal_conv_is_a_convolution(width: int, stride: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    layer = TemporalConv(width, width, (5, 1), (stride, 1), (2, 0)).double()
+    x = torch.randn(2, width, 7, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    x.requires_grad_()
+    expected = nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+    out = layer(x)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+    assert torch.equal(layer.eval()(x), expected)
+    probe = torch.randn_like(out)
+    wanted = (x, layer.weight, layer.bias)
+    ours, theirs = (torch.autograd.grad((result * probe).sum(), wanted) for result in (out, expected))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-11, rtol=1e-11)
+
+
+def test_gradients_are_channels_last_whatever_layout_they_come_in() -> None:
+    x = torch.randn(2, 3, 4, 5, requires_grad=True)
+    for above in (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 5, 4).transpose(2, 3)):
+        (gradient,) = torch.autograd.grad(laid_out(x), x, above)
+        assert gradient.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(gradient, above)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_clips_stay_as_they_are(training: bool) -> None:
+    encoder, x = small(frest=False).train(training), clips()
+    before = x.clone()
+    encoder(x)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
