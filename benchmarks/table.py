@@ -155,13 +155,13 @@ def training(rows: Sequence[Row]) -> str:
 
 
 def _training_cells(rows: Sequence[Row]) -> Iterator[tuple[Row, list[str]]]:
-    bases: dict[str, float] = {}
+    bases = {row["case"]: row["clips_per_second"] for row in reversed(list(measured(rows)))}
     for row in rows:
         reason = reason_of(row)
         if reason is not None:
             yield row, [row["implementation"], reason.replace("|", "/"), "", "", ""]
             continue
-        base = bases.setdefault(row["device"] + row["case"], row["clips_per_second"])
+        base = bases[row["case"]]
         rate = row["clips_per_second"]
         yield (
             row,

