@@ -162,22 +162,25 @@ def wait(device: torch.device) -> None:
 
 def _by_the_clock(part: Part, slots: int, device: torch.device) -> tuple[float, float]:
     """Seconds that a call keeps Python busy, and that it takes in a loop of calls."""
-    for slot in range(3):
-        part(slot % slots, _nothing)
-    wait(device)
-    started = time.perf_counter()
     part(0, _nothing)
     wait(device)
-    calls = _count(0.05, time.perf_counter() - started, 5, 30 if device.type == "cuda" else 5)
-    python = []
-    for _ in range(3):
-        started = time.perf_counter()
-        for call in range(calls):  # so few that the queue of the GPU takes them all
-            part(call % slots, _nothing)
-        python.append(time.perf_counter() - started)
-        wait(device)
-        looped = time.perf_counter() - started
-    return min(python) / calls, looped / calls
+    once = _loop(part, [1 % slots], device)
+    if once[1] > LONG:
+        return once
+    calls = _count(0.05, once[1], 5, 30 if device.type == "cuda" else 5)
+    turns = [call % slots for call in range(calls)]  # so few that the queue of the GPU takes them all
+    loops = [_loop(part, turns, device) for _ in range(4)][1:]  # the first still warms up
+    return min(python for python, _ in loops), loops[-1][1]
+
+
+def _loop(part: Part, turns: Sequence[int], device: torch.device) -> tuple[float, float]:
+    """A call's share of the seconds in which Python is busy with calls, and until they are done."""
+    started = time.perf_counter()
+    for slot in turns:
+        part(slot, _nothing)
+    python = time.perf_counter() - started
+    wait(device)
+    return python / len(turns), (time.perf_counter() - started) / len(turns)
 
 
 def _spans(
