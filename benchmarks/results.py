@@ -129,10 +129,10 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The revision, marked where files other than results differ from it; of a plain copy without git, None."""
+    """The revision, marked where code differs from it; of a plain copy without git, None."""
     try:
         revision = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+        changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!*.md")
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{revision}-dirty" if changed else revision

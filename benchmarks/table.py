@@ -24,7 +24,7 @@ from benchmarks.results import (
     speedup,
 )
 from benchmarks.run import STEP
-from benchmarks.words import groups, megabytes, number, ours, percent, reason_of, spread
+from benchmarks.words import groups, megabytes, milliseconds, number, ours, percent, reason_of, spread
 
 DOCUMENTS = tuple(HERE.parent / name for name in ("README.md", "benchmarks/README.md", "docs/performance.md"))
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -103,7 +103,7 @@ def _headline_cells(rows: Sequence[Row]) -> Iterator[tuple[Row, list[str]]]:
         beside = ["", "", "", ""]
         if other is not None:
             ratio = number(speedup(found, mine), ".2f")
-            median = f"{other['times']['median']:.4g}"
+            median = milliseconds(other["times"]["median"])
             beside = [f"`{other['implementation']}`", median, megabytes(other.get("extra_bytes")), ratio]
         cells = [f"`{mine}`", spread(row), megabytes(row.get("extra_bytes")), *beside]
         yield row, [row["operator"], row["case"], size(row), *cells]

@@ -48,7 +48,16 @@ def reason_of(row: Row) -> str | None:
 def spread(row: Row) -> str:
     """The median, and the percentiles."""
     times = row["times"]
-    return f"{times['median']:.4g} ({times['p20']:.4g}-{times['p80']:.4g})"
+    return f"{milliseconds(times['median'])} ({milliseconds(times['p20'])}-{milliseconds(times['p80'])})"
+
+
+def milliseconds(value: float) -> str:
+    """Four digits, or all before the point.
+
+    >>> milliseconds(0.012345), milliseconds(16934.5)
+    ('0.01235', '16,934')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def number(value: float | None, form: str) -> str:
