@@ -26,7 +26,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from mica_kernels import prebuilt
-from mica_kernels.launch import ARCHITECTURES, DTYPES, Variant, configured
+from mica_kernels.launch import ARCHITECTURES, DTYPES, Variant, configured, kernels
 from mica_kernels.prebuilt import Manifest
 from mica_kernels.spectral.configs import MAX_FRAMES, size
 
@@ -321,7 +321,7 @@ def warm_up(variant: Variant) -> None:
     """Launch without launching: compile for the active driver what is not in the cache."""
     from triton.runtime.jit import MockTensor
 
-    kernel = getattr(importlib.import_module(f"{variant.family}.kernels"), variant.kernel)
+    kernel = getattr(kernels(variant.family), variant.kernel)
     pointers, keywords = dict(variant.pointers), variant.keywords
     arguments = {
         name: MockTensor(pointers[name]) if name in pointers else 1

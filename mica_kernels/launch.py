@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,3 +70,14 @@ def configured(major: int) -> str:
     Consumer chips of capability 12 have the matrix units and the shared memory of capability 8.
     """
     return {9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
+
+
+def kernels(family: str) -> ModuleType:
+    """The kernels.py of a family such as "mica_kernels.spectral", to launch from; needs Triton."""
+    module = importlib.import_module(f"{family}.kernels")
+    # Triton up to 3.7 puts the constants that a helper uses into a kernel's key only if it met the helper earlier. So
+    # the key, and whether a compiled kernel is found, hung on what the process had launched before
+    # (triton-lang/triton#10494). Helpers come first in the file: met in that order, every key is always the same.
+    for function in vars(module).values():
+        getattr(function, "cache_key", None)
+    return module

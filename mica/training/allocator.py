@@ -36,7 +36,10 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
 
 
 def return_freed_memory() -> bool:
-    """Hand freed memory back, now and from now on, as glibc does by itself; returns False without glibc."""
+    """Hand freed memory back, now and from now on, as glibc does by itself; returns False without glibc.
+
+    What lies in use between large blocks may leave holes: they are handed back once and then used again.
+    """
     # The two thresholds are those that glibc comes to by itself once large blocks have been freed.
     known = _set({_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB})
     if known:

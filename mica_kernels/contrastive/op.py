@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import ModuleType
@@ -17,7 +16,7 @@ from mica_kernels.backend import choose
 from mica_kernels.checks import check_labels, check_same_device, check_scale, check_tensor, compute_dtype
 from mica_kernels.contrastive import configs, reference
 from mica_kernels.contrastive.reference import Statistics, blocks
-from mica_kernels.launch import Launch
+from mica_kernels.launch import Launch, kernels
 from mica_kernels.registration import gradient_like, register
 
 if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
@@ -215,7 +214,7 @@ def _served(*tensors: Tensor) -> bool:
 @lru_cache
 def _kernels() -> ModuleType:
     prebuilt.install()
-    return importlib.import_module("mica_kernels.contrastive.kernels")
+    return kernels(__package__)
 
 
 def _start(kernel: str, form: tuple[str | bool, ...], launch: Launch, programs: int, *arguments: Any) -> None:

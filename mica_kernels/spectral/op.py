@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -15,7 +14,7 @@ from torch import Tensor
 from mica_kernels import device, prebuilt, tune
 from mica_kernels.backend import choose
 from mica_kernels.checks import check_same_device, check_tensor
-from mica_kernels.launch import Launch
+from mica_kernels.launch import Launch, kernels
 from mica_kernels.registration import gradient_like, register
 from mica_kernels.spectral import configs, reference
 
@@ -206,7 +205,7 @@ def _is_flat(channels_fastest: bool, signal: Tensor) -> bool:
 @lru_cache
 def _kernels() -> ModuleType:
     prebuilt.install()
-    return importlib.import_module("mica_kernels.spectral.kernels")
+    return kernels(__package__)
 
 
 @lru_cache(maxsize=256)

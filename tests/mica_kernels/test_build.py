@@ -113,6 +113,16 @@ launch(100, 130, 24, 3)
 print(json.dumps(found))
 """
 
+# Every kernel's key in Triton's cache, in a process that launches the kernels in one order or another.
+KEYS = """
+import json, sys
+from mica_kernels import build, launch
+
+names = sorted({(variant.family, variant.kernel) for variant in build.shipped("sm_90")})
+order = reversed(names) if sys.argv[1] == "reversed" else names
+print(json.dumps({name: getattr(launch.kernels(family), name).cache_key for family, name in order}))
+"""
+
 
 def environment(cache: Path, **settings: str) -> dict[str, str]:
     return {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), **settings}
@@ -200,6 +210,12 @@ def test_a_plain_installation_builds_nothing(tmp_path: Path) -> None:
 
 def test_without_a_build_launches_compile(tmp_path: Path) -> None:
     assert lookups(REPOSITORY, tmp_path / "cache", SPECTRAL, "one") == {("forward", False): 1}
+
+
+def test_no_order_of_launches_changes_what_is_looked_up(tmp_path: Path) -> None:
+    keys = [json.loads(run(REPOSITORY, tmp_path, "-c", KEYS, order)) for order in ("sorted", "reversed")]
+    assert len(keys[0]) > 6
+    assert keys[0] == keys[1]
 
 
 def test_the_command_finds_what_is_there_and_records_it(installed: Path, packed: Path, cache: Path) -> None:
