@@ -1,4 +1,7 @@
-"""How kernels are launched: the words that every family's configs.py is written in. Pure Python."""
+"""How kernels are launched: the words that every family's configs.py is written in, and the way to its kernels.py.
+
+Only the standard library is imported, and Triton once kernels are asked for.
+"""
 
 from __future__ import annotations
 
@@ -75,8 +78,8 @@ def configured(major: int) -> str:
 def kernels(family: str) -> ModuleType:
     """The kernels.py of a family such as "mica_kernels.spectral", to launch from; needs Triton."""
     module = importlib.import_module(f"{family}.kernels")
-    # Triton up to 3.7 puts the constants that a helper uses into a kernel's key only if it met the helper earlier. So
-    # the key, and whether a compiled kernel is found, hung on what the process had launched before
+    # Triton up to 3.7 puts the constants that a helper uses into a kernel's key only if it met the helper earlier,
+    # so the key, and whether a compiled kernel is found, would hang on what the process has launched before
     # (triton-lang/triton#10494). Helpers come first in the file: met in that order, every key is always the same.
     for function in vars(module).values():
         getattr(function, "cache_key", None)
