@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mica.errors import InputError
-from mica.skeleton import LANDMARKS, LAYOUTS, SkeletonLayout, get_layout, register
+from mica.skeleton import LANDMARKS, LAYOUTS, PARTS, SkeletonLayout, get_layout, layouts_table, register
 
 # The graph of ST-GCN and those who followed it, 1-based, as they print it.
 STGCN_EDGES = (
@@ -35,14 +35,10 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.k
 
 
 def tree(parents: list[int], center: int) -> SkeletonLayout:
+    """A body of any shape, whose first joints are shared out among the parts."""
     joints = tuple(f"joint {v}" for v in range(len(parents)))
-    parts = {
-        "torso": tuple(range(len(parents))),
-        "left arm": (),
-        "right arm": (),
-        "left leg": (),
-        "right leg": (),
-    }
+    parts = {part: (v,) for v, part in enumerate(PARTS[1:], 1)}
+    parts["torso"] = (0, *range(len(PARTS), len(parents)))
     landmarks = dict.fromkeys(LANDMARKS, 0)
     return SkeletonLayout(
         "tree", joints, tuple(parents), tuple(range(len(parents))), center, parts, landmarks
@@ -51,7 +47,7 @@ def tree(parents: list[int], center: int) -> SkeletonLayout:
 
 @st.composite
 def trees(draw: st.DrawFn) -> SkeletonLayout:
-    size = draw(st.integers(1, 12))
+    size = draw(st.integers(len(PARTS), 12))
     parents = [0, *(draw(st.integers(0, v - 1)) for v in range(1, size))]
     return tree(parents, draw(st.integers(0, size - 1)))
 
@@ -104,9 +100,13 @@ def test_mirror_exchanges_left_and_right_and_keeps_the_bones(layout: SkeletonLay
 
 @every_layout
 def test_parts_and_landmarks_lie_where_their_names_say(layout: SkeletonLayout) -> None:
+    assert tuple(layout.parts) == PARTS  # the order in which models keep them
     for part, joints in layout.parts.items():
-        sides = {layout.joints[v].split()[0] for v in joints} & {"left", "right"}
-        assert sides == {part.split()[0]} & {"left", "right"}
+        if part == "torso":  # has eyes and ears
+            assert set(joints) == {layout.mirror[v] for v in joints}
+        else:
+            assert {layout.joints[v].split()[0] for v in joints} == {part.split()[0]}
+            assert len(joints) >= 3
     for landmark in ("left shoulder", "right shoulder", "left hip", "right hip"):
         assert layout.joints[layout.landmarks[landmark]] == landmark
     assert layout.parents[layout.center] == layout.center
@@ -180,8 +180,26 @@ def test_fourier_basis_does_not_hang_on_the_eigensolver(
         ({"center": 20}, "center", "not a joint"),
         ({"parts": {**get_layout("kinect-20").parts, "torso": (0, 1, 2)}}, "parts", "partition"),
         ({"parts": {**get_layout("kinect-20").parts, "tail": ()}}, "parts", "expected"),
-        ({"landmarks": {"neck": 2}}, "landmarks", "expected"),
-        ({"landmarks": {**get_layout("kinect-20").landmarks, "neck": 20}}, "landmarks", "outside"),
+        (
+            {"parts": {**get_layout("kinect-20").parts, "torso": (), "left arm": (0, 1, 2, 3, 4, 5, 6, 7)}},
+            "parts",
+            "belongs to torso",
+        ),
+        ({"parts": {**get_layout("kinect-20").parts, "torso": (0, 1, 2, 20)}}, "parts", "partition"),
+        ({"landmarks": {"left hip": 2}}, "landmarks", "expected"),
+        ({"landmarks": {**get_layout("kinect-20").landmarks, "left hip": 20}}, "landmarks", "outside"),
+        ({"joints": ("head", "head", *get_layout("kinect-20").joints[2:])}, "joints", "'head'"),
+        ({"joints": ("", *get_layout("kinect-20").joints[1:])}, "joints", "no name"),
+        ({"joints": (), "parents": ()}, "joints", "0 joints"),
+        ({"joints": ("head",) * 5000}, "joints", "1 to 1000"),
+        ({"mirror": (-1, *get_layout("kinect-20").mirror[1:])}, "mirror", "outside"),
+        ({"mirror": ()}, "mirror", "0 entries"),
+        ({"mirror": tuple(range(20))}, "mirror", "left and right shoulder are not"),
+        (
+            {"landmarks": {**get_layout("kinect-20").landmarks, "right hip": 17}},
+            "mirror",
+            "right hip are not",
+        ),
     ],
 )
 def test_layouts_that_do_not_fit_together_are_refused(
@@ -192,11 +210,31 @@ def test_layouts_that_do_not_fit_together_are_refused(
     assert caught.value.field == field
 
 
+def test_circle_of_bones_is_refused() -> None:
+    parents = list(get_layout("kinect-20").parents)
+    parents[5], parents[6], parents[7] = 7, 5, 6  # elbow, wrist and hand around
+    with pytest.raises(InputError, match="one tree"):
+        replace(get_layout("kinect-20"), parents=tuple(parents))
+
+
 def test_registry() -> None:
     layout = get_layout("ntu-25")
     assert register(replace(layout)) == layout  # the same body twice is no conflict
+    assert register(replace(layout, about="said otherwise")).about != layout.about  # nor is another text
     with pytest.raises(InputError, match="another skeleton layout"):
         register(replace(layout, center=0))
-    with pytest.raises(InputError, match=r"(?s)unknown.*kinect-20, ntu-25"):
-        get_layout("openpose-18")
+    with pytest.raises(InputError, match=r"(?s)unknown.*kinect-20, .*ntu-25"):
+        get_layout("body-1000")
+    assert get_layout("ntu-25") is layout
     assert len({layout, get_layout("kinect-20"), layout}) == 2
+
+
+def test_table_has_a_line_a_layout() -> None:
+    lines = layouts_table().splitlines()
+    assert len(lines) == 1 + len(LAYOUTS)
+    for line, layout in zip(lines[1:], LAYOUTS.values(), strict=True):
+        assert line.split()[:2] == [layout.name, str(layout.num_joints)]
+        assert layout.joints[layout.center] in line
+        assert line.endswith(layout.about)
+        assert len(line) <= 120
+    assert all("2-D" in layout.about or "3-D" in layout.about for layout in LAYOUTS.values())

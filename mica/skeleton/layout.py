@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mica.errors import InputError
+from mica.skeleton.naming import Side, parse, standard_names
 
-LANDMARKS = ("left shoulder", "right shoulder", "left hip", "right hip", "spine base", "neck")
+LANDMARKS = ("left shoulder", "right shoulder", "left hip", "right hip")
 PARTS = ("torso", "left arm", "right arm", "left leg", "right leg")
 
+_MOST_JOINTS = 1000
 # Laplacian eigenvalues closer than this are one; those of the trees here differ by 1e-2 or agree to 1e-14.
 _SAME_EIGENVALUE = 1e-8
 # A projected joint shorter than this lies outside the eigenspace.
 _NEGLIGIBLE = 1e-6
+
+
+def unfit(layout: str, field: str, problem: str, hint: str | None = None) -> InputError:
+    """Return the error that says what does not fit in a field of the layout of this name."""
+    return InputError(f"skeleton layout '{layout}': {problem}", field=field, hint=hint)
+
+
+def check_tree(layout: str, joints: Sequence[str], parents: Sequence[int]) -> None:
+    """Raise `InputError` unless the joints have names of their own and `parents` makes them one tree.
+
+    >>> check_tree("arm", ("shoulder", "elbow"), (0, 0))
+    """
+    if not 0 < len(joints) <= _MOST_JOINTS:
+        raise unfit(layout, "joints", f"{len(joints)} joints, expected 1 to {_MOST_JOINTS}")
+    if "" in joints or len(set(joints)) < len(joints):
+        repeated = sorted({name for name in joints if name and joints.count(name) > 1})
+        problem = f"more than one is called '{repeated[0]}'" if repeated else "one has no name"
+        raise unfit(layout, "joints", problem, "every joint needs a name of its own")
+    if len(parents) != len(joints):
+        raise unfit(layout, "parents", f"{len(parents)} entries, {len(joints)} joints")
+    if not set(parents) <= set(range(len(joints))):
+        raise unfit(layout, "parents", "an index outside the joints")
+    roots = sum(parent == v for v, parent in enumerate(parents))
+    if roots != 1:
+        raise unfit(layout, "parents", f"{roots} roots, expected 1 (the root is its own parent)")
+    root = next(v for v, parent in enumerate(parents) if v == parent)
+    if any(way_to_root(parents, v)[-1] != root for v in range(len(joints))):
+        raise unfit(layout, "parents", "the bones do not form one tree")
+
+
+def way_to_root(parents: Sequence[int], joint: int) -> list[int]:
+    """Return the joints from `joint` inwards, itself first; where bones form a circle, the way ends in it.
+
+    >>> way_to_root((0, 0, 1), 2)
+    [2, 1, 0]
+    """
+    way = [joint]
+    while parents[way[-1]] != way[-1] and len(way) <= len(parents):
+        way.append(parents[way[-1]])
+    return way
 
 
 @dataclass(frozen=True)
@@ -26,8 +69,10 @@ class SkeletonLayout:
     `parents[v]` is the joint that the bone of v comes from; the root is its own parent. `mirror[v]` is the
     left-right partner, v itself on the midline. `center` is the joint that root-centring subtracts and that
     hop distances are measured to. `parts` shares the joints out among `PARTS`; `landmarks` finds `LANDMARKS`.
-    Raises `InputError` if these do not fit together.
+    `about` says in a line which sensor, estimator or data set has this body. Raises `InputError` if these do
+    not fit together.
 
+    >>> from mica.skeleton import get_layout
     >>> layout = get_layout("ntu-25")
     >>> layout.num_joints, layout.joints[layout.center], layout.bones[0]
     (25, 'spine shoulder', (0, 1))
@@ -40,26 +85,32 @@ class SkeletonLayout:
     center: int
     parts: dict[str, tuple[int, ...]] = field(hash=False)
     landmarks: dict[str, int] = field(hash=False)
+    about: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        check_tree(self.name, self.joints, self.parents)
         everyone, require = set(range(self.num_joints)), self._require
-        for which, table in (("parents", self.parents), ("mirror", self.mirror)):
-            require(len(table) == self.num_joints, which, f"{len(table)} entries, {self.num_joints} joints")
-            require(set(table) <= everyone, which, "an index outside the joints")
-        roots = sum(parent == v for v, parent in enumerate(self.parents))
-        require(roots == 1, "parents", f"{roots} roots, expected 1 (the root is its own parent)")
-        require(bool((self.hop_distances() >= 0).all()), "parents", "the bones do not form one tree")
+        entries = len(self.mirror)
+        require(entries == self.num_joints, "mirror", f"{entries} entries, {self.num_joints} joints")
+        require(set(self.mirror) <= everyone, "mirror", "an index outside the joints")
         require(all(self.mirror[m] == v for v, m in enumerate(self.mirror)), "mirror", "not its own inverse")
         require(self.center in everyone, "center", f"{self.center} is not a joint")
         require(set(self.parts) == set(PARTS), "parts", f"expected {', '.join(PARTS)}")
         shared_out = sorted(v for part in self.parts.values() for v in part)
         require(shared_out == sorted(everyone), "parts", "not a partition of the joints")
+        empty = [name for name, part in self.parts.items() if not part]
+        require(not empty, "parts", f"no joint belongs to {', '.join(empty)}")
         require(set(self.landmarks) == set(LANDMARKS), "landmarks", f"expected {', '.join(LANDMARKS)}")
         require(set(self.landmarks.values()) <= everyone, "landmarks", "an index outside the joints")
+        for joint in ("shoulder", "hip"):
+            left, right = self.landmarks[f"left {joint}"], self.landmarks[f"right {joint}"]
+            require(
+                self.mirror[left] == right, "mirror", f"left and right {joint} are not each other's partners"
+            )
 
     def _require(self, holds: bool, which: str, problem: str) -> None:
         if not holds:
-            raise InputError(f"skeleton layout '{self.name}': {problem}", field=which)
+            raise unfit(self.name, which, problem)
 
     @property
     def num_joints(self) -> int:
@@ -71,9 +122,35 @@ class SkeletonLayout:
         """The V - 1 bones as (child, parent)."""
         return tuple((child, parent) for child, parent in enumerate(self.parents) if child != parent)
 
-    def hop_distances(self) -> Int[np.ndarray, "V V"]:
-        """Return the number of bones between any two joints, -1 where no path joins them.
+    def standard_joints(self) -> tuple[str, ...]:
+        """Return what we would call the joints; a landmark is the joint that `landmarks` says.
 
+        >>> from mica.skeleton import infer_layout
+        >>> infer_layout("rig", ["hips", "l_arm", "r_arm", "l_thigh", "r_thigh"], [0] * 5).standard_joints()
+        ('hips', 'left shoulder', 'right shoulder', 'left hip', 'right hip')
+        """
+        names = list(standard_names(self.joints))
+        for mark, joint in self.landmarks.items():
+            names[joint] = mark
+        return tuple(names)
+
+    def side(self, joint: int) -> Side:
+        """Return on which side of the body a joint lies, "" for the midline and where neither part nor name says it.
+
+        >>> from mica.skeleton import get_layout
+        >>> coco = get_layout("coco-17")
+        >>> coco.side(0), coco.side(4), coco.side(11)
+        ('', 'right', 'left')
+        """
+        if self.mirror[joint] == joint:
+            return ""
+        part = next(part for part, joints in self.parts.items() if joint in joints)
+        return parse(self.joints[joint] if part == "torso" else part).side
+
+    def hop_distances(self) -> Int[np.ndarray, "V V"]:
+        """Return the number of bones between any two joints.
+
+        >>> from mica.skeleton import get_layout
         >>> int(get_layout("kinect-20").hop_distances()[3, 4])  # head, shoulder centre, left shoulder
         2
         """
@@ -101,6 +178,7 @@ class SkeletonLayout:
         A D^-1, whose columns sum to one. No two neighbours in a tree lie equally far from its centre, so that
         each has its k.
 
+        >>> from mica.skeleton import get_layout
         >>> get_layout("kinect-20").adjacency().sum(axis=(0, 1))[:3]
         array([1., 1., 1.], dtype=float32)
         """
@@ -118,6 +196,7 @@ class SkeletonLayout:
         an eigenspace: within each we take the basis that Gram-Schmidt makes of the joints projected into it,
         in their order. That also fixes the signs.
 
+        >>> from mica.skeleton import get_layout
         >>> basis = get_layout("ntu-25").graph_fourier_basis()
         >>> bool(np.allclose(basis[:, 0], 0.2))  # the lowest graph frequency is constant, 1/sqrt(25)
         True
@@ -139,73 +218,3 @@ def _canonical_basis(space: Float[np.ndarray, "V d"]) -> Float[np.ndarray, "V d"
         if length > _NEGLIGIBLE and len(basis) < space.shape[1]:
             basis.append(rest / length)
     return np.stack(basis, axis=1)
-
-
-LAYOUTS: dict[str, SkeletonLayout] = {}
-
-
-def register(layout: SkeletonLayout) -> SkeletonLayout:
-    """Make `layout` known under its name and return it; `InputError` if another body has that name."""
-    if LAYOUTS.setdefault(layout.name, layout) != layout:
-        raise InputError(f"another skeleton layout is called '{layout.name}'", hint="choose another name")
-    return layout
-
-
-def get_layout(name: str) -> SkeletonLayout:
-    """Return the registered layout `name`; `InputError` listing the known ones otherwise."""
-    if name not in LAYOUTS:
-        known = ", ".join(sorted(LAYOUTS))
-        raise InputError(f"unknown skeleton layout '{name}'", hint=f"known layouts: {known}")
-    return LAYOUTS[name]
-
-
-# Kinect v2, in the order of NTU RGB+D and PKU-MMD. The bones are ST-GCN's: hand tips hang from the thumbs.
-register(
-    SkeletonLayout(
-        name="ntu-25",
-        joints=(
-            *("spine base", "spine mid", "neck", "head"),
-            *("left shoulder", "left elbow", "left wrist", "left hand"),
-            *("right shoulder", "right elbow", "right wrist", "right hand"),
-            *("left hip", "left knee", "left ankle", "left foot"),
-            *("right hip", "right knee", "right ankle", "right foot"),
-            *("spine shoulder", "left hand tip", "left thumb", "right hand tip", "right thumb"),
-        ),
-        parents=(1, 20, 20, 2, 20, 4, 5, 6, 20, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18, 20, 22, 7, 24, 11),
-        mirror=(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 20, 23, 24, 21, 22),
-        center=20,
-        parts={
-            "torso": (0, 1, 2, 3, 20),
-            "left arm": (4, 5, 6, 7, 21, 22),
-            "right arm": (8, 9, 10, 11, 23, 24),
-            "left leg": (12, 13, 14, 15),
-            "right leg": (16, 17, 18, 19),
-        },
-        landmarks=dict(zip(LANDMARKS, (4, 8, 12, 16, 0, 2), strict=True)),
-    )
-)
-
-# Kinect v1, in the order of its SDK.
-register(
-    SkeletonLayout(
-        name="kinect-20",
-        joints=(
-            *("hip centre", "spine", "shoulder centre", "head"),
-            *("left shoulder", "left elbow", "left wrist", "left hand"),
-            *("right shoulder", "right elbow", "right wrist", "right hand"),
-            *("left hip", "left knee", "left ankle", "left foot"),
-            *("right hip", "right knee", "right ankle", "right foot"),
-        ),
-        parents=(1, 2, 2, 2, 2, 4, 5, 6, 2, 8, 9, 10, 0, 12, 13, 14, 0, 16, 17, 18),
-        mirror=(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15),
-        center=2,
-        parts={
-            "torso": (0, 1, 2, 3),
-            "left arm": (4, 5, 6, 7),
-            "right arm": (8, 9, 10, 11),
-            "left leg": (12, 13, 14, 15),
-            "right leg": (16, 17, 18, 19),
-        },
-        landmarks=dict(zip(LANDMARKS, (4, 8, 12, 16, 0, 2), strict=True)),
-    )
-)
