@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from mica.errors import InputError
-from mica.skeleton import get_layout
+from mica.skeleton import LAYOUTS, SkeletonLayout, get_layout, layout_from_dict
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Clip:
 
     keypoints: float32, metres, (frames, persons, joints, xyz); a body that the sensor lost is all zero there.
     label: 0-based. The other numbers are the owners' (1-based as a rule), 0 where the data set has none.
+    parts: where the source itself says who trains and who tests: "train", "validation" or "test" by protocol.
     """
 
     name: str
@@ -29,22 +32,44 @@ class Clip:
     setup: int = 0
     replication: int = 0
     text: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+
+
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What all clips of a data set share; `layout` is the name of a registered `SkeletonLayout`."""
+    """What all clips of a data set share.
+
+    `layout` is the name of a `SkeletonLayout`; one that is not among the registered is described in `own_layout`,
+    as `layout_to_dict` has it.
+    """
 
     dataset: str
     layout: str
     class_names: tuple[str, ...]
     frame_rate: float
     source: str = ""
+    own_layout: dict[str, Any] | None = field(default=None, hash=False)
+
+
+@lru_cache
+def layout_of(info: StoreInfo) -> SkeletonLayout:
+    """Return the layout of a data set; `InputError` if there is none of that name, or its description is wrong."""
+    if info.own_layout is None:
+        return get_layout(info.layout)
+    own = layout_from_dict(info.own_layout)
+    if own.name != info.layout:
+        raise InputError(f"describes '{own.name}', expected '{info.layout}'", field="own_layout")
+    if LAYOUTS.get(own.name, own) != own:
+        raise InputError(f"another skeleton layout is called '{own.name}'", hint="choose another name")
+    return own
 
 
 def check_info(info: StoreInfo) -> None:
     """Raise `InputError` unless the layout is known, class names differ and the frame rate is positive."""
-    get_layout(info.layout)
+    layout_of(info)
     if not info.class_names or len(set(info.class_names)) < len(info.class_names):
         raise InputError(f"{info.dataset}: class names must be given and differ", field="class_names")
     if not (math.isfinite(info.frame_rate) and info.frame_rate > 0):
@@ -68,6 +93,10 @@ def check_clip(
 
     if not clip.name:
         raise refuse("name", "a clip needs a name")
+    for protocol, part in clip.parts.items():
+        if not protocol or part not in PARTS:
+            problem = f"part '{part}' of protocol '{protocol}', expected {', '.join(PARTS)}"
+            raise refuse("parts", problem)
     if not 0 <= clip.label < len(info.class_names):
         problem = f"label {clip.label} of {len(info.class_names)} classes (labels count from 0)"
         raise refuse("label", problem)
@@ -77,7 +106,7 @@ def check_clip(
     if keypoints.ndim != 4 or keypoints.shape[3] != 3:
         raise refuse(coordinates, f"shape {keypoints.shape}, expected (frames, persons, joints, 3)")
     frames, persons, joints, _ = keypoints.shape
-    expected = get_layout(info.layout).num_joints
+    expected = layout_of(info).num_joints
     if joints != expected:
         raise refuse(coordinates, f"{joints} joints, layout {info.layout} has {expected}")
     if frames == 0 or persons == 0:

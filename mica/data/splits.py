@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 
 from mica.data.store import Store
 from mica.errors import InputError
@@ -19,22 +19,28 @@ VALIDATION_SHARE = 0.2
 class Protocol:
     """A published division of a data set: clips whose `column` is in `train_values` train, all others test.
 
-    `expected` are the published counts (train, test), None where there are none.
+    Where the source itself says of clips who trains and who tests under this name (`Store.parts`), that decides
+    instead; a protocol without a `column` has nothing else. `expected` are the published counts (train, test),
+    None where there are none.
     """
 
     name: str
     dataset: str
     description: str
-    column: Literal["subjects", "cameras", "setups"]
+    column: Literal["subjects", "cameras", "setups"] | None
     train_values: Container[int]
     expected: tuple[int, int] | None
 
-    def train_mask(self, store: Store) -> Bool[np.ndarray, " clips"]:
-        """Return which clips of `store` train."""
+    def divide(self, store: Store) -> Shaped[np.ndarray, " clips"]:
+        """Return "train", "validation" or "test" for each clip of `store`, "" for one that takes no part."""
+        given = store.parts(self.name)
+        if self.column is None or (given != "").any():
+            return given
         values = getattr(store, self.column)
-        return np.fromiter(
+        trains = np.fromiter(
             (value in self.train_values for value in values.tolist()), dtype=bool, count=len(values)
         )
+        return np.where(trains, "train", "test")
 
 
 _VIEWS_1_2, _VIEWS_2_3 = frozenset({1, 2}), frozenset({2, 3})
@@ -52,27 +58,48 @@ PROTOCOLS = (
     Protocol("cross-view", "ntu60", "cameras 2 and 3 train, 1 tests", "cameras", _VIEWS_2_3, (37646, 18932)),
     Protocol("cross-subject", "ntu120", "53 subjects of 106 train", "subjects", _NTU120, (63026, 50919)),
     Protocol("cross-setup", "ntu120", "even setups train, odd test", "setups", _EVEN, (54468, 59477)),
+    *(
+        Protocol(name, dataset, "as the owners' list of videos says", None, (), None)
+        for dataset in ("pku-mmd-1", "pku-mmd-2")
+        for name in ("cross-subject", "cross-view")
+    ),
 )
 
 
-def protocols_of(dataset: str) -> tuple[Protocol, ...]:
-    """Return the protocols of `dataset`, the usual one first; one's own set has one: odd subjects train.
+def published_protocols(dataset: str) -> tuple[Protocol, ...]:
+    """Return the published protocols of `dataset`, the usual one first; none for one's own set.
 
-    >>> [protocol.name for protocol in protocols_of("ntu60")], protocols_of("my-set")[0].description
-    (['cross-subject', 'cross-view'], 'odd subjects train, even ones test')
+    >>> [protocol.name for protocol in published_protocols("ntu60")]
+    ['cross-subject', 'cross-view']
     """
+    return tuple(protocol for protocol in PROTOCOLS if protocol.dataset == dataset)
+
+
+def protocols_of(store: Store) -> tuple[Protocol, ...]:
+    """Return the protocols of a store: the published ones, then what its source divides by other names.
+
+    One's own set that comes with no division has one: odd subjects train, even ones test.
+    """
+    dataset = store.info.dataset
+    published = published_protocols(dataset)
+    names = {protocol.name for protocol in published}
+    given = tuple(
+        Protocol(name, dataset, "as the source says", None, (), None)
+        for name in store.protocols_with_parts
+        if name not in names
+    )
     own = Protocol("cross-subject", dataset, "odd subjects train, even ones test", "subjects", _ODD, None)
-    return tuple(protocol for protocol in PROTOCOLS if protocol.dataset == dataset) or (own,)
+    return published + given or (own,)
 
 
-def get_protocol(dataset: str, name: str) -> Protocol:
-    """Return the protocol `name` of `dataset`; `InputError` listing the known ones otherwise."""
-    protocols = protocols_of(dataset)
+def get_protocol(store: Store, name: str) -> Protocol:
+    """Return the protocol `name` of a store; `InputError` listing the known ones otherwise."""
+    protocols = protocols_of(store)
     for protocol in protocols:
         if protocol.name == name:
             return protocol
     known = ", ".join(protocol.name for protocol in protocols)
-    raise InputError(f"unknown protocol '{name}' for {dataset}", hint=f"known protocols: {known}")
+    raise InputError(f"unknown protocol '{name}' for {store.info.dataset}", hint=f"known protocols: {known}")
 
 
 @dataclass(frozen=True)
@@ -92,24 +119,42 @@ class Split:
 
 
 def split(store: Store, protocol_name: str) -> Split:
-    """Divide `store` by a protocol of its data set, and hold out whole subjects of the training part.
+    """Divide `store` by one of its protocols, and hold out a fifth of the training part as validation.
 
-    Validation takes a fifth of the training subjects, rounded, at least one, evenly spaced over their sorted
-    numbers, so that it depends on nothing but who is there. Raises `InputError` if a part would be empty.
+    Where the source names a validation part, that is it. Otherwise whole subjects are held out, evenly spaced
+    over their sorted numbers, so that it depends on nothing but who is there; where the subjects are unknown,
+    whole setups (of PKU-MMD: videos); where those are, too, every fifth clip of a class, and then the validation
+    part may show persons that train. Raises `InputError` if a part would be empty.
     """
-    protocol = get_protocol(store.info.dataset, protocol_name)
-    mask = protocol.train_mask(store)
-    train, test = np.flatnonzero(mask), np.flatnonzero(~mask)
+    protocol = get_protocol(store, protocol_name)
+    parts = protocol.divide(store)
+    train, test = np.flatnonzero(np.isin(parts, ("train", "validation"))), np.flatnonzero(parts == "test")
     for part, clips in (("train", train), ("test", test)):
         if len(clips) == 0:
+            others = ", ".join(other.name for other in protocols_of(store))
             problem = f"protocol {protocol.name} ({protocol.description}) leaves no clips to {part}"
-            raise InputError(problem, file=store.path, field=protocol.column)
-    subjects = store.subjects[train]
-    held_out = np.isin(subjects, validation_subjects(np.unique(subjects)))
+            hint = f"protocols of this store: {others}"
+            raise InputError(problem, file=store.path, field=protocol.column or "parts", hint=hint)
+    held_out = parts[train] == "validation"
+    if not held_out.any():
+        held_out = _hold_out(store, train)
     if held_out.all():
-        problem = f"all training clips are of subject {subjects[0]}; validation needs a second one"
+        problem = (
+            f"all training clips are of subject {store.subjects[train[0]]}; validation needs a second one"
+        )
         raise InputError(problem, file=store.path, field="subjects")
-    return Split(protocol, train, test, train[~held_out], train[held_out], _note(protocol, mask))
+    return Split(protocol, train, test, train[~held_out], train[held_out], _note(protocol, parts))
+
+
+def _hold_out(store: Store, train: Int[np.ndarray, " train"]) -> Bool[np.ndarray, " train"]:
+    for groups in (store.subjects[train], store.setups[train]):
+        if groups.any():
+            return np.isin(groups, validation_subjects(np.unique(groups)))
+    labels = store.labels[train]
+    order = np.lexsort((np.arange(len(train)), labels))
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
+    return position % 5 == 4
 
 
 def validation_subjects(subjects: Int[np.ndarray, " subjects"]) -> Int[np.ndarray, " held_out"]:
@@ -123,16 +168,16 @@ def validation_subjects(subjects: Int[np.ndarray, " subjects"]) -> Int[np.ndarra
 
 
 def describe(store: Store) -> dict[str, str]:
-    """Return for each protocol of the store's data set how its counts compare with the published ones."""
-    return {
-        protocol.name: _note(protocol, protocol.train_mask(store))
-        for protocol in protocols_of(store.info.dataset)
-    }
+    """Return for each protocol of the store how its counts compare with the published ones."""
+    return {protocol.name: _note(protocol, protocol.divide(store)) for protocol in protocols_of(store)}
 
 
-def _note(protocol: Protocol, train_mask: Bool[np.ndarray, " clips"]) -> str:
-    train, test = int(train_mask.sum()), int((~train_mask).sum())
-    found = f"{train:,} / {test:,}"
+def _note(protocol: Protocol, parts: Shaped[np.ndarray, " clips"]) -> str:
+    test, neither = int((parts == "test").sum()), int((parts == "").sum())
+    train = len(parts) - test - neither
+    if neither == len(parts):
+        return "unknown: the owners' list of videos was not among the files"
+    found = f"{train:,} / {test:,}" + (f", in neither {neither:,}" if neither else "")
     if protocol.expected is None:
         return found
     if (train, test) == protocol.expected:

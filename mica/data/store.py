@@ -4,156 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float32, Shaped
-from tqdm import tqdm
 
-from mica.data.clip import Clip, StoreInfo, check_clip, check_info
+from mica.data.clip import Clip, StoreInfo, check_info, layout_of
+from mica.data.schema import FORMAT_VERSION, INFO_KEY, NUMBERS, SCHEMA, VERSION_KEY
+from mica.data.writing import WriteSummary, write
 from mica.errors import InputError
-from mica.files import atomic_path
-from mica.skeleton import SkeletonLayout, get_layout
+from mica.skeleton import SkeletonLayout
 
-FORMAT_VERSION = 1
-_VERSION_KEY, _INFO_KEY = b"mica.format_version", b"mica.info"
-# A record batch is written once it holds this many coordinates: 16 MiB, long to read and little to hold.
-_BATCH_COORDINATES = 4 << 20
+__all__ = ["Clip", "Store", "StoreInfo", "WriteSummary", "write"]
+
 _MAGIC = b"ARROW1"
-
-_NUMBERS = ("frames", "persons", "label", "subject", "camera", "setup", "replication")
-_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("keypoints", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False),
-        *(pa.field(number, pa.int32(), nullable=False) for number in _NUMBERS),
-        pa.field("text", pa.string(), nullable=False),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class WriteSummary:
-    """What `write` wrote; `str()` of it is fit to print.
-
-    `frames` is the shortest and the longest clip, `persons` the most in a clip, `class_counts` the clips of
-    each label, `splits` how the counts of each protocol compare with the published ones.
-    """
-
-    path: Path
-    info: StoreInfo
-    clips: int
-    frames: tuple[int, int]
-    persons: int
-    class_counts: tuple[int, ...]
-    splits: dict[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        present = sum(count > 0 for count in self.class_counts)
-        lines = [
-            f"{self.path}: {self.clips:,} clips of {self.info.dataset}, layout {self.info.layout}",
-            f"  frames {self.frames[0]} to {self.frames[1]}, persons up to {self.persons}, "
-            f"classes {present} of {len(self.class_counts)}",
-        ]
-        lines += [f"  {protocol} (train / test): {note}" for protocol, note in self.splits.items()]
-        return "\n".join(lines)
-
-
-def write(
-    path: str | os.PathLike[str],
-    clips: Iterable[Clip],
-    info: StoreInfo,
-    *,
-    overwrite: bool = False,
-    progress: bool = False,
-    total: int | None = None,
-) -> WriteSummary:
-    """Write `clips` to `path` as they come, holding one record batch in memory.
-
-    `total` is their number for the progress bar, where known. Raises `InputError` if `path` exists and
-    `overwrite` is not given, if there is no clip, or at the first clip that `check_clip` refuses or whose
-    name came before. What was at `path` then stays as it was.
-
-    >>> import tempfile
-    >>> clip = Clip("first", np.ones((31, 1, 20, 3), np.float32), label=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     summary = write(f"{folder}/a.arrow", [clip], StoreInfo("mine", "kinect-20", ("wave",), 30.0))
-    ...     Store.open(summary.path).keypoints(0).shape
-    (31, 1, 20, 3)
-    """
-    check_info(info)
-    frames: list[int] = []
-    persons = 0
-    labels: Counter[int] = Counter()
-    names: set[str] = set()
-    metadata = {_VERSION_KEY: str(FORMAT_VERSION), _INFO_KEY: json.dumps(asdict(info))}
-    with atomic_path(path, overwrite) as temporary:
-        with _BatchWriter(temporary, _SCHEMA.with_metadata(metadata)) as writer:
-            for clip in tqdm(
-                clips, total=total, desc=f"prepare {info.dataset}", unit="clip", disable=not progress
-            ):
-                check_clip(clip, info)
-                if clip.name in names:
-                    raise InputError("a clip of this name came before", clip=clip.name, field="name")
-                writer.add(clip)
-                names.add(clip.name)
-                labels[clip.label] += 1
-                frames.append(clip.keypoints.shape[0])
-                persons = max(persons, clip.keypoints.shape[1])
-        if not names:
-            raise InputError(f"no clips of {info.dataset} to write", file=path)
-    class_counts = tuple(labels[label] for label in range(len(info.class_names)))
-    return WriteSummary(Path(path), info, len(names), (min(frames), max(frames)), persons, class_counts)
-
-
-class _BatchWriter:
-    """Gathers clips and writes them a record batch at a time."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._file = pa.ipc.new_file(path, schema)
-        self._waiting: list[Clip] = []
-        self._coordinates = 0
-
-    def __enter__(self) -> _BatchWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            if exception[0] is None:
-                self._flush()
-        finally:
-            self._file.close()
-
-    def add(self, clip: Clip) -> None:
-        self._waiting.append(clip)
-        self._coordinates += clip.keypoints.size
-        if self._coordinates >= _BATCH_COORDINATES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        flat = [np.asarray(clip.keypoints, dtype=np.float32).reshape(-1) for clip in self._waiting]
-        offsets = np.cumsum([0, *map(len, flat)], dtype=np.int32)
-        columns = {
-            "name": [clip.name for clip in self._waiting],
-            "frames": [clip.keypoints.shape[0] for clip in self._waiting],
-            "persons": [clip.keypoints.shape[1] for clip in self._waiting],
-            **{key: [getattr(clip, key) for clip in self._waiting] for key in (*_NUMBERS[2:], "text")},
-        }
-        arrays = {key: pa.array(column, type=self._schema.field(key).type) for key, column in columns.items()}
-        arrays["keypoints"] = pa.ListArray.from_arrays(
-            pa.array(offsets), pa.array(np.concatenate(flat)), type=self._schema.field("keypoints").type
-        )
-        self._file.write_batch(
-            pa.record_batch([arrays[key] for key in self._schema.names], schema=self._schema)
-        )
-        self._waiting, self._coordinates = [], 0
 
 
 class Store:
@@ -167,7 +33,7 @@ class Store:
         if not batches:
             raise _unusable(path, "holds no clips")
         self.path, self.info = path, info
-        self.layout: SkeletonLayout = get_layout(info.layout)
+        self.layout: SkeletonLayout = layout_of(info)
         table = pa.Table.from_batches([batch.drop_columns(["keypoints"]) for batch in batches])
         self.names: Shaped[np.ndarray, " clips"] = np.array(table["name"].to_pylist(), dtype=str)
         self.texts: Shaped[np.ndarray, " clips"] = np.array(table["text"].to_pylist(), dtype=str)
@@ -179,7 +45,8 @@ class Store:
             self.cameras,
             self.setups,
             self.replications,
-        ) = (table[number].to_numpy().astype(np.int64) for number in _NUMBERS)
+        ) = (table[number].to_numpy().astype(np.int64) for number in NUMBERS)
+        self._parts = table["parts"]
         coordinates = [batch["keypoints"] for batch in batches]
         self._values = [column.values.to_numpy(zero_copy_only=True) for column in coordinates]
         self._batch_of = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
@@ -223,6 +90,18 @@ class Store:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def protocols_with_parts(self) -> tuple[str, ...]:
+        """The protocols by which the source itself says of clips whether they train or test."""
+        return tuple(
+            sorted({name for chunk in self._parts.chunks for name in chunk.keys.unique().to_pylist()})
+        )
+
+    def parts(self, protocol: str) -> Shaped[np.ndarray, " clips"]:
+        """Return "train", "validation" or "test" for each clip as the source says, "" where it says nothing."""
+        found = pc.fill_null(pc.map_lookup(self._parts, protocol, "first"), "")
+        return np.array(found.to_pylist(), dtype=str)
+
     def keypoints(self, i: int) -> Float32[np.ndarray, "T M V 3"]:
         """Return the coordinates of clip `i` in metres, a read-only view of the mapped file."""
         frames, persons, start = int(self.frames[i]), int(self.persons[i]), int(self._starts[i])
@@ -241,6 +120,7 @@ class Store:
             setup=int(self.setups[i]),
             replication=int(self.replications[i]),
             text=str(self.texts[i]),
+            parts=dict(self._parts[i].as_py()),
         )
 
 
@@ -261,24 +141,24 @@ def _check_ends(path: Path) -> None:
 
 def _read_info(path: Path, schema: pa.Schema) -> StoreInfo:
     metadata = schema.metadata or {}
-    if _VERSION_KEY not in metadata or _INFO_KEY not in metadata:
-        raise _unusable(path, "an Arrow file, but not one of ours", field=_VERSION_KEY.decode())
-    version = metadata[_VERSION_KEY].decode()
+    if VERSION_KEY not in metadata or INFO_KEY not in metadata:
+        raise _unusable(path, "an Arrow file, but not one of ours", field=VERSION_KEY.decode())
+    version = metadata[VERSION_KEY].decode()
     if version != str(FORMAT_VERSION):
         problem = f"format version {version}, this release reads {FORMAT_VERSION}"
-        raise _unusable(path, problem, field=_VERSION_KEY.decode())
-    if missing := set(_SCHEMA.names) - set(schema.names):
+        raise _unusable(path, problem, field=VERSION_KEY.decode())
+    if missing := set(SCHEMA.names) - set(schema.names):
         raise _unusable(path, f"columns missing: {', '.join(sorted(missing))}", field=min(missing))
-    for expected in _SCHEMA:
+    for expected in SCHEMA:
         if schema.field(expected.name).type != expected.type:
             problem = f"column of type {schema.field(expected.name).type}, expected {expected.type}"
             raise _unusable(path, problem, field=expected.name)
     try:
-        values = json.loads(metadata[_INFO_KEY])
+        values = json.loads(metadata[INFO_KEY])
         info = StoreInfo(**{**values, "class_names": tuple(values["class_names"])})
         check_info(info)
     except (ValueError, TypeError, KeyError) as error:
-        raise _unusable(path, str(error), field=_INFO_KEY.decode()) from error
+        raise _unusable(path, str(error), field=INFO_KEY.decode()) from error
     return info
 
 

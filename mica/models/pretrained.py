@@ -16,7 +16,7 @@ from mica.files import atomic_path
 from mica.models.heads import HeadConfig
 from mica.models.mica import MICA
 from mica.models.stgcn import STGCN, EncoderConfig
-from mica.skeleton import get_layout
+from mica.skeleton import get_layout, layout_from_dict
 from mica.transforms.sampling import Preprocessing
 
 FORMAT = 1
@@ -38,6 +38,7 @@ class ModelCard:
         class_names: of the dataset, in label order.
         seen_classes: labels it was pretrained on; the rest are unseen, for zero-shot.
         seed: of the pretraining.
+        own_layout: describes the layout where it is not one of ours.
     """
 
     layout: str
@@ -53,11 +54,14 @@ class ModelCard:
     class_names: tuple[str, ...]
     seen_classes: tuple[int, ...]
     seed: int
+    own_layout: dict[str, Any] | None = None
 
     def build(self) -> MICA:
         """Return the model with fresh weights."""
         num_frames = self.preprocessing.num_frames
-        encoder = STGCN(get_layout(self.layout), num_frames=num_frames, **asdict(self.encoder))
+        own = self.own_layout
+        layout = get_layout(self.layout) if own is None else layout_from_dict(own)
+        encoder = STGCN(layout, num_frames=num_frames, **asdict(self.encoder))
         return MICA(encoder, self.heads, self.text_width)
 
 

@@ -16,6 +16,7 @@ from mica.data.splits import (
     describe,
     get_protocol,
     protocols_of,
+    published_protocols,
     split,
     validation_subjects,
     zero_shot_split,
@@ -65,7 +66,9 @@ def test_ntu_protocols_are_the_official_ones(
     def train(dataset: str, protocol: str) -> list[int]:
         store = make_store(clips, StoreInfo(dataset, "ntu-25", ("a",), 30.0))
         return [
-            n for n, trains in enumerate(get_protocol(dataset, protocol).train_mask(store), start=1) if trains
+            n
+            for n, part in enumerate(get_protocol(store, protocol).divide(store), start=1)
+            if part == "train"
         ]
 
     assert train("ntu60", "cross-subject") == official["ntu60_xsub_train_subjects"]
@@ -79,7 +82,7 @@ def test_ntu_protocols_are_the_official_ones(
     [("nw-ucla", 1484), ("utd-mhad", 861), ("ntu60", 56880 - 302), ("ntu120", 114480 - 535)],
 )
 def test_published_counts_add_up_to_the_data_set(dataset: str, total: int) -> None:
-    for protocol in protocols_of(dataset):
+    for protocol in published_protocols(dataset):
         assert protocol.expected is not None
         assert sum(protocol.expected) == total
 
@@ -140,8 +143,73 @@ def test_class_names(real_data: Path) -> None:
         ("utd-mhad", "utd_mhad"),
         ("ntu60", "ntu60"),
         ("ntu120", "ntu120"),
-        ("pku-mmd", "pkummd"),
+        ("pku-mmd-1", "pkummd"),
+        ("pku-mmd-2", "pkummd"),
     ):
         listed = (real_data / "class_names" / f"{file}.txt").read_text().split("\n")
         assert CLASS_NAMES[dataset] == tuple(line.strip() for line in listed if line.strip())
         assert len(set(CLASS_NAMES[dataset])) == len(CLASS_NAMES[dataset])
+
+
+PARTS = {"train": {"official": "train"}, "held out": {"official": "validation"}, "test": {"official": "test"}}
+
+
+def given_store(make_clip: MakeClip, make_store: MakeStore, dataset: str = "my-set") -> Store:
+    """Six clips whose source says who trains, validates and tests, and one of which it says nothing."""
+    order = ("test", "train", "train", "held out", "train", "test", "")
+    clips = [
+        make_clip(f"{i}", joints=25, subject=i, camera=1, parts=PARTS.get(part, {}))
+        for i, part in enumerate(order)
+    ]
+    return make_store(clips, StoreInfo(dataset, "ntu-25", ("a",), 30.0))
+
+
+def test_a_source_that_divides_itself_is_followed(make_clip: MakeClip, make_store: MakeStore) -> None:
+    store = given_store(make_clip, make_store)
+    assert [protocol.name for protocol in protocols_of(store)] == ["official"]
+    found = split(store, "official")
+    assert found.train.tolist() == [1, 2, 3, 4]
+    assert (found.fit.tolist(), found.validation.tolist()) == ([1, 2, 4], [3])
+    assert found.test.tolist() == [0, 5]
+    assert found.note == "4 / 2, in neither 1"
+    with pytest.raises(InputError, match=r"(?s)'cross-subject' for my-set.*known protocols: official"):
+        split(store, "cross-subject")
+
+
+def test_what_the_source_says_comes_before_the_published_rule(
+    make_clip: MakeClip, make_store: MakeStore
+) -> None:
+    """Prepared by others, subjects are unknown, but not who trains."""
+    parts = ({"cross-subject": "train"}, {"cross-subject": "train"}, {"cross-subject": "test"})
+    clips = [make_clip(f"{i}", joints=25, camera=1 + i, parts=part) for i, part in enumerate(parts)]
+    store = make_store(clips, StoreInfo("ntu60", "ntu-25", ("a",), 30.0))
+    assert [protocol.name for protocol in protocols_of(store)] == ["cross-subject", "cross-view"]
+    assert describe(store)["cross-subject"] == "found 2 / 1, published 40,091 / 16,487"
+    assert describe(store)["cross-view"] == "found 2 / 1, published 37,646 / 18,932"
+    assert split(store, "cross-view").test.tolist() == [0]
+
+
+def test_validation_without_subjects(make_clip: MakeClip, make_store: MakeStore) -> None:
+    """Whole setups where those are known; else every fifth clip of a class, which needs five of it."""
+    info = StoreInfo("my-set", "kinect-20", ("a", "b"), 30.0)
+    train, test = {"x": "train"}, {"x": "test"}
+    videos = [make_clip(f"{i}", setup=1 + i // 3, parts=train) for i in range(30)] + [
+        make_clip("t", parts=test)
+    ]
+    found = split(make_store(videos, info), "x")
+    assert set((found.validation // 3).tolist()) == {2, 7}
+    assert len(found.validation) == 6
+
+    unknown = [make_clip(f"{i}", label=i % 2, parts=train) for i in range(25)] + [make_clip("t", parts=test)]
+    store = make_store(unknown, info)
+    found = split(store, "x")
+    assert found.validation.tolist() == [8, 9, 18, 19]
+    assert sorted([*found.fit, *found.validation]) == list(range(25))
+
+
+def test_lists_that_were_not_among_the_files(make_clip: MakeClip, make_store: MakeStore) -> None:
+    clips = [make_clip(f"{i}", joints=25, camera=1 + i) for i in range(3)]
+    store = make_store(clips, StoreInfo("pku-mmd-1", "ntu-25", ("a",), 30.0))
+    assert all("not among the files" in note for note in describe(store).values())
+    with pytest.raises(InputError, match=r"(?s)no clips to train.*cross-subject, cross-view"):
+        split(store, "cross-subject")

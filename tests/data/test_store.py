@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mica.data import store as store_module
+from mica.data import writing
 from mica.data.store import Clip, Store, StoreInfo, write
 from mica.errors import InputError
 
@@ -49,7 +49,7 @@ def test_round_trip(
     monkeypatch: pytest.MonkeyPatch,
     coordinates_a_batch: int,
 ) -> None:
-    monkeypatch.setattr(store_module, "_BATCH_COORDINATES", coordinates_a_batch)
+    monkeypatch.setattr(writing, "_BATCH_COORDINATES", coordinates_a_batch)
     clips = odd_clips(make_clip)
     store = make_store(clips)
     assert len(store) == 4
@@ -114,7 +114,7 @@ def test_summary(tmp_path: Path, make_clip: MakeClip, info: StoreInfo) -> None:
 def test_writing_holds_a_batch_and_not_the_data_set(
     tmp_path: Path, make_clip: MakeClip, info: StoreInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_BATCH_COORDINATES", 4 * 5 * 20 * 3)
+    monkeypatch.setattr(writing, "_BATCH_COORDINATES", 4 * 5 * 20 * 3)
     handed_out: list[weakref.ref[np.ndarray]] = []
     most = 0
 
