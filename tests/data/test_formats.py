@@ -3,17 +3,28 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from mica.data import synthetic
-from mica.data.formats import FORMATS, nw_ucla, prepare, utd_mhad
+from mica.data.formats import RECORDED, STREAMED, nw_ucla, prepare, utd_mhad
+from mica.data.recordings import open_source
 from mica.data.splits import split
-from mica.data.store import Store
+from mica.data.store import Clip, Store, StoreInfo
 from mica.errors import InputError
 from mica.skeleton import get_layout
+
+
+def only_clip(module: ModuleType, root: Path | str) -> tuple[StoreInfo, Clip]:
+    source = open_source(root)
+    found = module.find(source)
+    (unit,) = found.units
+    (outcome,) = found.read(source, unit)
+    assert outcome.name == outcome.clip.name
+    return found.info, outcome.clip
 
 
 def test_nw_ucla_clip(tmp_path: Path) -> None:
@@ -22,9 +33,7 @@ def test_nw_ucla_clip(tmp_path: Path) -> None:
     (tmp_path / "all_sqe").mkdir()
     (tmp_path / "all_sqe" / "a08_s02_e03_v01.json").write_text(json.dumps(content))
     for root in (tmp_path, tmp_path / "all_sqe", str(tmp_path)):
-        info, clips, total = nw_ucla.read(root)
-        (clip,) = clips
-        assert total == 1
+        info, clip = only_clip(nw_ucla, root)
         assert (clip.name, clip.label, info.class_names[clip.label]) == ("a08_s02_e03_v01", 6, "donning")
         assert (clip.subject, clip.camera, clip.replication) == (2, 1, 3)
         np.testing.assert_array_equal(clip.keypoints, frames[:, None].astype(np.float32))
@@ -36,9 +45,7 @@ def test_utd_mhad_clip(tmp_path: Path, frames: int) -> None:
     (tmp_path / "Skeleton").mkdir()
     savemat(tmp_path / "Skeleton" / "a27_s8_t4_skeleton.mat", {"d_skel": skeleton.squeeze()})
     for root in (tmp_path, tmp_path / "Skeleton"):
-        info, clips, total = utd_mhad.read(root)
-        (clip,) = clips
-        assert total == 1
+        info, clip = only_clip(utd_mhad, root)
         assert (clip.name, info.class_names[clip.label]) == ("a27_s8_t4", "squat")
         assert (clip.subject, clip.replication) == (8, 4)
         assert clip.keypoints.shape == (frames, 1, 20, 3)
@@ -127,11 +134,12 @@ def test_prepare_synthetic(
 
 def test_prepare_refuses_before_it_reads(tmp_path: Path) -> None:
     out = tmp_path / "x.arrow"
-    with pytest.raises(InputError, match=r"(?s)unknown data set 'ucla'.*nw-ucla, synthetic, utd-mhad"):
+    with pytest.raises(InputError, match=r"(?s)unknown data set 'ucla'.*nw-ucla, .*synthetic, utd-mhad"):
         prepare("ucla", tmp_path, out)
-    with pytest.raises(InputError, match="needs the directory"):
+    with pytest.raises(InputError, match="needs the place"):
         prepare("nw-ucla", None, out)
     out.touch()
     with pytest.raises(InputError, match="exists already"):
         prepare("nw-ucla", tmp_path / "nowhere", out)
-    assert set(FORMATS) == {"nw-ucla", "utd-mhad", "synthetic"}
+    assert {"nw-ucla", "utd-mhad", "ntu60"} <= set(RECORDED)
+    assert "synthetic" in STREAMED

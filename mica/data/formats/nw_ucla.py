@@ -8,17 +8,17 @@ among those in use, counted from 1.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mica.data.class_names import CLASS_NAMES
-from mica.data.clip import Clip, StoreInfo
-from mica.data.formats.walk import list_files, name_numbers, read_clips
+from mica.data.clip import Clip, StoreInfo, check_clip
+from mica.data.formats.walk import files_in, name_numbers
+from mica.data.outcome import Found, Outcome, Unit
+from mica.data.recordings import Source
 from mica.errors import InputError
 
 INFO = StoreInfo(
@@ -33,20 +33,25 @@ _NAME = re.compile(r"a(?P<action>\d{2})_s(?P<subject>\d{2})_e(?P<episode>\d{2})_
 _HINT = "fetch this file again from the release"
 
 
-def read(root: str | os.PathLike[str]) -> tuple[StoreInfo, Iterator[Clip], int]:
-    """Read the release under `root` (the folder `all_sqe` or the one above); clips are read as asked for.
+def find(source: Source) -> Found:
+    """Find the files of the release in `all_sqe`, or in the folder given; `InputError` if there is none.
 
-    `replication` is the episode, which counts from 0. Raises `InputError` at once if there is no file, later
-    at the first file that is damaged.
+    `replication` is the episode, which counts from 0.
     """
-    files = list_files(root, "all_sqe", ".json")
-    return INFO, read_clips(files, _read_clip, INFO, coordinates="skeletons"), len(files)
+    return Found(INFO, files_in(source, "all_sqe", ".json"), read)
 
 
-def _read_clip(file: Path) -> Clip:
-    numbers = name_numbers(file, _NAME, "a01_s01_e00_v01.json")
-    clip = file.stem
-    content = _load(file)
+def read(source: Source, unit: Unit) -> Iterator[Outcome]:
+    """Read the clip of one file."""
+    file = source.where(unit[0].path)
+    clip = _read_clip(unit[0].name, source.read(unit[0].path), file)
+    yield Outcome(clip.name, check_clip(clip, INFO, file=file, coordinates="skeletons"))
+
+
+def _read_clip(name: str, text: bytes, file: str) -> Clip:
+    numbers = name_numbers(name, file, _NAME, "a01_s01_e00_v01.json")
+    clip = name.removesuffix(".json")
+    content = _load(text, clip, file)
     if content.get("file_name", clip) != clip:
         problem = f"the file holds the clip {content['file_name']}"
         raise InputError(problem, file=file, clip=clip, field="file_name", hint=_HINT)
@@ -59,7 +64,7 @@ def _read_clip(file: Path) -> Clip:
         raise InputError(problem, file=file, clip=clip, field="label", hint=_HINT)
     return Clip(
         name=clip,
-        keypoints=_keypoints(content["skeletons"], file),
+        keypoints=_keypoints(content["skeletons"], clip, file),
         label=label,
         subject=numbers["subject"],
         camera=numbers["view"],
@@ -67,28 +72,28 @@ def _read_clip(file: Path) -> Clip:
     )
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(text: bytes, clip: str, file: str) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except ValueError as error:
         problem = f"not readable as JSON, perhaps truncated ({error})"
-        raise InputError(problem, file=file, clip=file.stem, hint=_HINT) from error
+        raise InputError(problem, file=file, clip=clip, hint=_HINT) from error
     if not isinstance(content, dict):
-        raise InputError("no JSON object", file=file, clip=file.stem, hint=_HINT)
+        raise InputError("no JSON object", file=file, clip=clip, hint=_HINT)
     for key in ("label", "skeletons"):
         if key not in content:
-            raise InputError("key missing", file=file, clip=file.stem, field=key, hint=_HINT)
+            raise InputError("key missing", file=file, clip=clip, field=key, hint=_HINT)
     return content
 
 
-def _keypoints(skeletons: Any, file: Path) -> np.ndarray:
+def _keypoints(skeletons: Any, clip: str, file: str) -> np.ndarray:
     """Turn lists of (T, V, 3) into an array of (T, 1, V, 3)."""
     try:
         frames = np.asarray(skeletons, dtype=np.float32)
     except (ValueError, TypeError) as error:
         problem = f"not frames of equally many joints of three numbers ({error})"
-        raise InputError(problem, file=file, clip=file.stem, field="skeletons", hint=_HINT) from error
+        raise InputError(problem, file=file, clip=clip, field="skeletons", hint=_HINT) from error
     if frames.ndim != 3:
         problem = "no frames" if frames.size == 0 else f"shape {frames.shape}, expected (frames, joints, 3)"
-        raise InputError(problem, file=file, clip=file.stem, field="skeletons", hint=_HINT)
+        raise InputError(problem, file=file, clip=clip, field="skeletons", hint=_HINT)
     return frames[:, None]
