@@ -13,7 +13,15 @@ from mica.errors import InputError
 from mica.prompts import FILES, TEMPLATES, WORDINGS, key, prompts, read_prompts, spoken
 
 CLASSES = {**CLASS_NAMES, "synthetic": SYNTHETIC}
-WRITTEN = {"nw-ucla": 4, "utd-mhad": 4, "synthetic": 4, "ntu60": 2, "ntu120": 2, "pku-mmd": 2}
+WRITTEN = {
+    "nw-ucla": 4,
+    "utd-mhad": 4,
+    "synthetic": 4,
+    "ntu60": 2,
+    "ntu120": 2,
+    "pku-mmd-1": 2,
+    "pku-mmd-2": 2,
+}
 
 
 def shipped(dataset: str) -> dict[str, tuple[str, ...]]:
@@ -36,9 +44,9 @@ def test_no_file_names_a_class_that_does_not_exist(dataset: str) -> None:
 
 
 def test_pku_mmd_adds_only_classes_of_its_own() -> None:
-    own = set(shipped("pku-mmd")) - set(shipped("ntu120"))
+    own = set(shipped("pku-mmd-1")) - set(shipped("ntu120"))
     assert own
-    assert own <= {key(name) for name in CLASSES["pku-mmd"]}
+    assert own <= {key(name) for name in CLASSES["pku-mmd-1"]}
 
 
 @pytest.mark.parametrize("dataset", FILES)

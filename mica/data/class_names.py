@@ -231,5 +231,6 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "utd-mhad": _UTD_MHAD,
     "ntu60": _NTU60,
     "ntu120": _NTU120,
-    "pku-mmd": _PKU_MMD,
+    "pku-mmd-1": _PKU_MMD,
+    "pku-mmd-2": _PKU_MMD,  # of which it has 41
 }

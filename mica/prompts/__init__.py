@@ -28,7 +28,8 @@ FILES = {
     "synthetic": "synthetic",
     "ntu60": "ntu",
     "ntu120": "ntu",
-    "pku-mmd": "pku-mmd",
+    "pku-mmd-1": "pku-mmd",
+    "pku-mmd-2": "pku-mmd",
 }
 
 

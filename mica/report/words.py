@@ -21,7 +21,8 @@ DATASETS = {
     "utd-mhad": "UTD-MHAD",
     "ntu60": "NTU RGB+D 60",
     "ntu120": "NTU RGB+D 120",
-    "pku-mmd": "PKU-MMD",
+    "pku-mmd-1": "PKU-MMD I",
+    "pku-mmd-2": "PKU-MMD II",
     "synthetic": "Synthetic actions",
 }
 _MOST_CONFUSED = 8

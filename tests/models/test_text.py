@@ -414,7 +414,7 @@ def test_minilm_knows_what_sentences_mean(minilm: FrozenTextEncoder) -> None:
     assert anchor @ same > 0.5 > 0.3 > anchor @ other
 
 
-@pytest.mark.parametrize("dataset", ["nw-ucla", "utd-mhad", "synthetic", "ntu120", "pku-mmd"])
+@pytest.mark.parametrize("dataset", ["nw-ucla", "utd-mhad", "synthetic", "ntu120", "pku-mmd-1", "pku-mmd-2"])
 def test_minilm_tells_all_classes_apart(
     minilm: FrozenTextEncoder, dataset: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
