@@ -1,0 +1,1 @@
+"""Files that other projects made of the recordings and that people have already."""
