@@ -1,0 +1,245 @@
+"""One's own recordings: a folder, or a zip of one, with a file for each clip and the table `clips.csv`.
+
+docs/own-data.md describes it with examples. What a file's joints are, a layout says; coordinates come to metres with y
+up. Coordinates that are NaN are joints that were not seen.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import cast
+
+import numpy as np
+from jaxtyping import Float
+
+from mica.data.clip import Clip, StoreInfo, check_clip, check_info
+from mica.data.formats.own.array_file import read_array_file
+from mica.data.formats.own.bvh import Motion, joint_positions, read_bvh
+from mica.data.formats.own.clip_table import CLASSES, SUFFIXES, TABLE, ClipTable, read_clip_table
+from mica.data.formats.own.coordinates import check_numbers, check_units, fill_missing, mark_unseen, to_metres
+from mica.data.formats.own.joint_table import plain, read_joint_table
+from mica.data.formats.own.layout_file import find_layout, layouts_with
+from mica.data.outcome import Found, Outcome, Unit
+from mica.data.recordings import Recording, Source
+from mica.errors import InputError
+from mica.skeleton import (
+    LAYOUTS,
+    LayoutMap,
+    SkeletonLayout,
+    get_layout,
+    infer_layout,
+    layout_to_dict,
+    map_layout,
+)
+
+_SAME_RATE = 0.01  # of the frame rate
+_TABLE_HINT = (
+    f"write a table {TABLE} with the columns file and label beside the files, as docs/own-data.md shows"
+)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """How the files are to be read.
+
+    `like` is the path of the BVH file that `layout` was taken from, if any; `mapping` leads to the store's layout.
+    """
+
+    info: StoreInfo
+    layout: SkeletonLayout
+    like: str | None
+    mapping: LayoutMap | None
+    units: str
+    up: str | None
+    dimensions: int | None
+
+    def __str__(self) -> str:
+        return repr((layout_to_dict(self.layout), self.like, self.units, self.up, self.dimensions))
+
+
+def find(
+    source: Source,
+    *,
+    name: str = "own",
+    layout: str | os.PathLike[str] | None = None,
+    to_layout: str | None = None,
+    units: str = "metres",
+    up: str | None = None,
+    dimensions: int | None = None,
+    frame_rate: float | None = None,
+) -> Found:
+    """Find the recordings of a folder or zip and read their table, but not yet the files.
+
+    Args:
+        source: where `clips.csv` lies, and the files that it names.
+        name: what the data set is called.
+        layout: the joints of the files: the name of a registered layout, or a JSON or YAML file that describes one.
+            BVH files name their joints: where it is None, the first one says what the joints are.
+        to_layout: a registered layout that all clips are brought to; None keeps the files' own.
+        units: "metres", "centimetres", "millimetres", "pixels" (x and y of an image), or "unknown"; the last two
+            scale each clip so that its median torso measures 0.5 m.
+        up: the axis of the files that points up: "y", "-y" or "z"; None is "-y" for pixels and "y" for all others.
+        dimensions: 2 where arrays of three numbers a joint hold x, y and a confidence; None takes them as x, y, z.
+        frame_rate: frames a second; None takes that of the first BVH file.
+
+    Raises `InputError` for a table that is missing or wrong (with its line), a file that is not there, a layout that
+    is not known or does not fit, and a setting without meaning.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from mica.data.recordings import open_source
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     _ = Path(place, "clips.csv").write_text("file,label\\nmonday/1.npy,wave")
+    ...     Path(place, "monday").mkdir()
+    ...     np.save(Path(place, "monday", "1.npy"), np.ones((40, 20, 3)))
+    ...     found = find(open_source(place), layout="kinect-20", frame_rate=30)
+    >>> found.info.class_names, [file.path for file in found.units[0]]
+    (('wave',), ['monday/1.npy', 'clips.csv'])
+    """
+    check_units(units, up)
+    if dimensions not in (None, 2, 3):
+        raise InputError(f"{dimensions} dimensions, expected 2 or 3", field="dimensions")
+    recordings = source.list(*SUFFIXES, CLASSES)
+    table = _only_table(source, recordings)
+    folder = table.path[: -len(table.name)]
+    classes = [recording for recording in recordings if recording.path == folder + CLASSES]
+    listed = read_clip_table(source, table, *classes)
+    _table_here.cache_clear()  # what this process remembers may have been written over
+    files = {
+        found.path: found for found in recordings if found.name.lower().endswith(SUFFIXES) and found != table
+    }
+    _require_all(source, table, listed, files)
+    motion = _first_motion(source, listed)
+    recorded = _inferred_layout(name, source, motion) if layout is None else find_layout(layout)
+    mapping = None if to_layout is None else map_layout(recorded, get_layout(to_layout))
+    is_known = mapping is not None or recorded is LAYOUTS.get(recorded.name)
+    info = StoreInfo(
+        dataset=name,
+        layout=recorded.name if mapping is None else mapping.target.name,
+        class_names=listed.class_names,
+        frame_rate=_frame_rate(frame_rate, motion),
+        source=f"own recordings in {source.root.resolve().name}",
+        own_layout=None if is_known else layout_to_dict(recorded),
+    )
+    check_info(info)
+    like = motion[0] if motion is not None and layout is None else None
+    how = _Recorded(info, recorded, like, mapping, units, up, dimensions)
+    paths = [*listed.rows, *(path for path in files if path not in listed.rows)]
+    work: list[Unit] = [(files[path], table, *classes) for path in paths]
+    return Found(info, work, partial(read, how), str(how))
+
+
+def read(how: _Recorded, source: Source, unit: Unit) -> Iterator[Outcome]:
+    """Read the clip of one file, as its line in the table says."""
+    recording, table, *classes = unit
+    row = _table_here(cast(Hashable, source), table, *classes).rows.get(recording.path)
+    if row is None:
+        yield Outcome(recording.path, None, left_out=f"not in {TABLE}")
+        return
+    file = source.where(recording.path)
+    values = _coordinates(how, source.read(recording.path), file)
+    check_numbers(values, file)
+    values, was_missing = fill_missing(mark_unseen(values, how.units), how.layout, file)
+    seen = ~np.isnan(values).all(axis=(0, 2, 3))
+    if not seen.any():
+        yield Outcome(row.name, None, left_out="no body in any frame")
+        return
+    keypoints = to_metres(values[:, seen], how.layout, how.units, how.up, file)
+    if how.mapping is not None:
+        keypoints = how.mapping.apply(keypoints)
+    clip = Clip(row.name, keypoints, row.label, **row.numbers, text=row.text, parts=row.parts)
+    cleaned = ("missing joints interpolated",) if was_missing else ()
+    yield Outcome(row.name, check_clip(clip, how.info, file=file), cleaned=cleaned)
+
+
+_table_here = lru_cache(maxsize=1)(read_clip_table)  # each process that reads clips needs it once
+
+
+def _coordinates(how: _Recorded, content: bytes, file: str) -> Float[np.ndarray, "T M V axes"]:
+    """Return what a file holds, in its own units and axes, with the joints of the layout."""
+    if file.lower().endswith(".bvh"):
+        return _of_motion(how, read_bvh(content, file), file)
+    if file.lower().endswith(".csv"):
+        values = read_joint_table(content, file, how.layout)
+    else:
+        values = read_array_file(content, file, how.dimensions)
+    if values.shape[2] != how.layout.num_joints:
+        problem = f"{values.shape[2]} joints, layout {how.layout.name} has {how.layout.num_joints}"
+        raise InputError(problem, file=file, hint=layouts_with(values.shape[2]))
+    if how.units == "pixels" and values.shape[3] == 3:
+        hint = "if the third number is a confidence, give dimensions 2; if it is a depth, units unknown"
+        raise InputError("three coordinates a joint, but pixels have two", file=file, hint=hint)
+    return values
+
+
+def _of_motion(how: _Recorded, motion: Motion, file: str) -> Float[np.ndarray, "T 1 V 3"]:
+    """Return the positions of the layout's joints, by their names."""
+    hierarchy = motion.hierarchy
+    if not math.isclose(motion.frame_rate, how.info.frame_rate, rel_tol=_SAME_RATE):
+        problem = f"{motion.frame_rate:g} frames a second, the data set has {how.info.frame_rate:g}"
+        raise InputError(problem, file=file, hint="resample it, or prepare it as a data set of its own")
+    if how.like and (hierarchy.joints, hierarchy.parents) != (how.layout.joints, how.layout.parents):
+        problem = f"not the joints of {how.like}, which are those of the data set"
+        hint = "write a layout file that names the joints that all files have"
+        raise InputError(problem, file=file, hint=hint)
+    place = {plain(name): joint for joint, name in enumerate(hierarchy.joints)}
+    place |= {name: joint for joint, name in enumerate(hierarchy.joints)}
+    called = [name if name in place else plain(name) for name in how.layout.joints]
+    missing = [own for own, name in zip(how.layout.joints, called, strict=True) if name not in place]
+    if missing:
+        problem = f"no joint '{missing[0]}', which layout {how.layout.name} has"
+        hint = "give no layout, so that the file says what its joints are, and to-layout for what they shall become"
+        raise InputError(problem, file=file, hint=hint)
+    return joint_positions(motion)[:, None, [place[name] for name in called]]
+
+
+def _only_table(source: Source, recordings: list[Recording]) -> Recording:
+    if source.root.name == TABLE:
+        raise InputError("is the table alone", file=source.root, hint="give the folder that it lies in")
+    tables = [recording for recording in recordings if recording.name == TABLE]
+    if not tables:
+        raise InputError(f"no {TABLE} in it", file=source.root, hint=_TABLE_HINT)
+    if len(tables) > 1:
+        problem = f"a table {TABLE}, and another in {source.where(tables[1].path)}"
+        raise InputError(problem, file=source.where(tables[0].path), hint="give the folder of one of them")
+    return tables[0]
+
+
+def _require_all(source: Source, table: Recording, listed: ClipTable, files: Collection[str]) -> None:
+    """Raise `InputError` if a file that the table names is not there."""
+    missing = [row for path, row in listed.rows.items() if path not in files]
+    if missing:
+        others = f", nor {len(missing) - 1} more" if len(missing) > 1 else ""
+        problem = f"line {missing[0].line}: there is no file {source.where(missing[0].path)}{others}"
+        hint = "paths are those from the folder of the table, in the same upper and lower case"
+        raise InputError(problem, file=source.where(table.path), field="file", hint=hint)
+
+
+def _first_motion(source: Source, listed: ClipTable) -> tuple[str, Motion] | None:
+    path = next((path for path in listed.rows if path.lower().endswith(".bvh")), None)
+    return None if path is None else (path, read_bvh(source.read(path), source.where(path)))
+
+
+def _inferred_layout(name: str, source: Source, motion: tuple[str, Motion] | None) -> SkeletonLayout:
+    """Return the layout of the joints that a BVH file names."""
+    if motion is None:
+        hint = f"one of {', '.join(sorted(LAYOUTS))}, or a file that describes one"
+        raise InputError("which joints the files hold is not said", field="layout", hint=hint)
+    path, hierarchy = motion[0], motion[1].hierarchy
+    try:
+        return infer_layout(f"{name}-bvh", hierarchy.joints, hierarchy.parents, about=f"the joints of {path}")
+    except InputError as error:
+        file = source.where(path)
+        raise InputError(error.problem, file=file, field=error.field, hint=error.hint) from error
+
+
+def _frame_rate(given: float | None, motion: tuple[str, Motion] | None) -> float:
+    if given is not None:
+        return given
+    if motion is None:
+        raise InputError("frames a second are not said", field="frame_rate", hint="e.g. 30")
+    return motion[1].frame_rate
