@@ -6,10 +6,13 @@ summed by an einsum, and a clip is augmented alone, in NumPy, where the dataset 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 from torch.utils.data import Dataset
 
 from mica.models.stgcn import PRESETS, STGCN, STGCNBlock
@@ -131,6 +134,15 @@ def view(clip: Float[np.ndarray, "C T V M"], draw: np.random.Generator) -> Float
     return shear(crop(clip, draw), draw)
 
 
+def strong_view(
+    clip: Float[np.ndarray, "C T V M"], layout: SkeletonLayout, draw: np.random.Generator
+) -> Float[np.ndarray, "C T V M"]:
+    """AimCLR's strong view: also flip, rotation, noise, blur and axis mask, in NumPy's doubles."""
+    turned = rotate(flip(view(clip, draw), layout, draw), draw)
+    masked = axis_mask(blur(noise(turned, draw), draw), draw)
+    return np.ascontiguousarray(masked, dtype=np.float32)
+
+
 def crop(
     clip: Float[np.ndarray, "C T V M"], draw: np.random.Generator, share: int = 6
 ) -> Float[np.ndarray, "C T V M"]:
@@ -150,3 +162,55 @@ def shear(
     np.fill_diagonal(matrix, 1.0)
     sheared = np.dot(clip.transpose(1, 2, 3, 0), matrix.T)
     return np.ascontiguousarray(sheared.transpose(3, 0, 1, 2), dtype=np.float32)
+
+
+def flip(
+    clip: Float[np.ndarray, "C T V M"], layout: SkeletonLayout, draw: np.random.Generator
+) -> Float[np.ndarray, "C T V M"]:
+    """Exchange left and right joints, half of the time."""
+    return clip[:, :, list(layout.mirror)] if draw.random() < 0.5 else clip
+
+
+def rotate(clip: Float[np.ndarray, "C T V M"], draw: np.random.Generator) -> Float[np.ndarray, "C T V M"]:
+    """Turn about x, then y, then z: about one of them by up to 30 degrees, about the others by up to 1."""
+    points = clip.transpose(1, 2, 3, 0)
+    main = draw.integers(3)
+    for axis in range(3):
+        angle = math.radians(draw.uniform(0, 30 if axis == main else 1))
+        cos, sin = math.cos(angle), math.sin(angle)
+        matrix = np.eye(3)
+        one, two = (axis + 1) % 3, (axis + 2) % 3
+        matrix[one, one] = matrix[two, two] = cos
+        matrix[one, two], matrix[two, one] = -sin, sin
+        points = np.dot(points, matrix.T)
+    return points.transpose(3, 0, 1, 2)
+
+
+def noise(clip: Float[np.ndarray, "C T V M"], draw: np.random.Generator) -> Float[np.ndarray, "C T V M"]:
+    """Add normal noise of 0.01, half of the time."""
+    return clip + draw.normal(0, 0.01, clip.shape) if draw.random() < 0.5 else clip
+
+
+def blur(
+    clip: Float[np.ndarray, "C T V M"], draw: np.random.Generator, taps: int = 15
+) -> Float[np.ndarray, "C T V M"]:
+    """Smooth over time by a Gaussian that is not normalised, past the ends of the clip zeros, half of the time."""
+    sigma = draw.uniform(0.1, 2)
+    offsets = np.arange(taps) - taps // 2
+    kernel = torch.from_numpy(np.exp(-(offsets**2) / (2 * sigma**2)).astype(clip.dtype)).repeat(
+        len(clip), 1, 1, 1
+    )
+    if draw.random() >= 0.5:
+        return clip
+    lines = torch.from_numpy(clip.transpose(3, 0, 2, 1))
+    smooth = conv2d(lines, kernel, padding=(0, taps // 2), groups=len(clip))
+    return smooth.permute(1, 3, 2, 0).numpy()
+
+
+def axis_mask(clip: Float[np.ndarray, "C T V M"], draw: np.random.Generator) -> Float[np.ndarray, "C T V M"]:
+    """Zero one of x, y, z, half of the time."""
+    if draw.random() >= 0.5:
+        return clip
+    masked = clip.copy()
+    masked[draw.integers(3)] = 0
+    return masked

@@ -34,12 +34,12 @@ from mica.skeleton import get_layout
 from mica.training import allocator
 from mica.training.config import OptimizerConfig
 from mica.training.optimizer import make_optimizer
-from mica.transforms.augment import AugmentConfig, augment
+from mica.transforms.augment import VIEWS, augment
+from mica.transforms.draws import Draws
 from mica_kernels.backend import VARIABLE
 
 Row = dict[str, Any]
 
-AUGMENT = AugmentConfig(time_shift=1 / 6, shear=0.5)
 CLASSES, WORDINGS, TEXT_WIDTH = 60, 4, 384
 PARTS = ("augmentation", "forward", "backward", "optimizer")
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -102,7 +102,7 @@ class Step:
         self.optimizer = make_optimizer(self.modules, OptimizerConfig())
         for group in self.optimizer.param_groups:
             group["capturable"] = rung.graphed
-        self.generator = torch.Generator(device).manual_seed(0)
+        self.steps = torch.zeros((), dtype=torch.int32, device=device)
         self.batches = iter(_loader(rung, case, material, device))
         self.inputs = [part.to(device) for part in next(self.batches)]
         self.marks: list[float] = []
@@ -121,12 +121,14 @@ class Step:
         """From what the loader gave to updated weights."""
         *clips, labels = self.inputs
         self.model.train()
-        views = torch.cat(self.views(clips[0]) if self.rung.batched else clips)
+        self.steps += 1  # on the device, so that each replay of a CUDA graph draws anew
+        draws = Draws(0, self.steps, range(len(labels)), self.device)
+        views = torch.cat(self.views(clips[0], draws) if self.rung.batched else clips)
         self._mark()
         features = self.features(views)
         view1, view2 = self.model.project(features).chunk(2)
         embedded = self.model.embed(features)
-        terms = self.objectives(view1, view2, embedded, labels.repeat(2), self.generator)
+        terms = self.objectives(view1, view2, embedded, labels.repeat(2), draws)
         self._mark()
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -135,8 +137,8 @@ class Step:
         self.optimizer.step()
         self._mark()
 
-    def views(self, clips: Tensor) -> list[Tensor]:
-        return [augment(clips, AUGMENT, self.layout, self.generator) for _ in range(2)]
+    def views(self, clips: Tensor, draws: Draws) -> list[Tensor]:
+        return [augment(clips, VIEWS["basic"], self.layout, draws) for _ in range(2)]
 
     def features(self, views: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.precision, enabled=self.rung.bfloat16):
@@ -154,7 +156,6 @@ class Step:
                 self.compute()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):
             self.compute()

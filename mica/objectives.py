@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from mica.errors import InputError
+from mica.transforms.draws import Draws
 from mica_kernels.nn import InfoNCELoss, SimilarityKLLoss
 
 
@@ -54,7 +55,7 @@ class Objectives(nn.Module):
     >>> objectives = Objectives(ObjectiveConfig(), texts)
     >>> labels, z = torch.tensor([0, 4, 4, 1]), torch.randn(4, 6)
     >>> skeleton = F.normalize(torch.randn(4, 8), dim=-1)
-    >>> sorted(objectives(z, z, skeleton, labels, torch.Generator()))
+    >>> sorted(objectives(z, z, skeleton, labels, Draws(seed=0, step=0, clips=range(4))))
     ['inter', 'intra', 'loss', 'modulation']
     """
 
@@ -79,19 +80,19 @@ class Objectives(nn.Module):
         view2: Float[Tensor, "N P"],
         skeleton: Float[Tensor, "B D"] | None,
         labels: Int[Tensor, " B"],
-        generator: Generator,
+        draws: Draws,
     ) -> dict[str, Tensor]:
         """Return "loss" and each active term unweighted.
 
         view1, view2: projections of two views of the same clips. skeleton: L2-normalised embeddings in the text's
         space, of either view or both; None without text. labels: the class whose prompts describe each of them.
-        generator: draws a wording for each.
+        draws: of the clips; chooses a wording for each of their views.
         """
         terms: dict[str, Tensor] = {}
         if self.config.intra > 0:
             terms["intra"] = cross_correlation_loss(view1, view2, off_diagonal=self.config.off_diagonal)
         if skeleton is not None and self.modulation is not None and self.inter is not None:
-            text = self.draw_texts(labels, generator)
+            text = self.draw_texts(labels, draws)
             if self.config.modulation > 0:
                 terms["modulation"] = self.modulation(skeleton, self.concepts, text, self.concepts)
             if self.config.inter > 0:
@@ -99,12 +100,12 @@ class Objectives(nn.Module):
         terms["loss"] = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
         return terms
 
-    def draw_texts(self, labels: Int[Tensor, " N"], generator: Generator) -> Float[Tensor, "N D"]:
-        """One random wording of each clip's class."""
+    def draw_texts(self, labels: Int[Tensor, " B"], draws: Draws) -> Float[Tensor, "B D"]:
+        """One random wording of its class for each view of each clip, view by view."""
         assert self.class_texts is not None
-        wordings = self.class_texts.shape[1]
-        draw = torch.randint(wordings, labels.shape, generator=generator, device=labels.device)
-        return self.class_texts[labels, draw]
+        views = len(labels) // len(draws.clips)
+        wordings = draws.integers(0, self.class_texts.shape[1], views)
+        return self.class_texts[labels, wordings.T.flatten()]
 
 
 def cross_correlation_loss(

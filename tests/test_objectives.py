@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from mica.errors import InputError
 from mica.objectives import ObjectiveConfig, Objectives, cross_correlation_loss
+from mica.transforms.draws import Draws
 from mica_kernels.nn import INITIAL_SCALE
 
 LABELS = torch.tensor([0, 3, 3, 1, 0, 4])
@@ -27,7 +28,7 @@ VIEWS = torch.randn(2, 6, 7, generator=Generator().manual_seed(2))
 
 
 def run(objectives: Objectives, skeleton: Tensor | None = SKELETON, seed: int = 5) -> dict[str, Tensor]:
-    return objectives(VIEWS[0], VIEWS[1], skeleton, LABELS, Generator().manual_seed(seed))
+    return objectives(VIEWS[0], VIEWS[1], skeleton, LABELS, Draws(seed, 0, range(6)))
 
 
 def loop_intra(view1: Tensor, view2: Tensor, off_diagonal: float) -> float:
@@ -108,7 +109,7 @@ def test_one_clip_has_no_correlation() -> None:
 def test_terms_are_their_definitions() -> None:
     config = ObjectiveConfig(0.5, 2.0, 3.0, teacher_temperature=0.1, off_diagonal=0.02)
     objectives = Objectives(config, TEXTS)
-    text = objectives.draw_texts(LABELS, Generator().manual_seed(5))
+    text = objectives.draw_texts(LABELS, Draws(5, 0, range(6)))
     terms = run(objectives)
     expected = {
         "intra": loop_intra(VIEWS[0], VIEWS[1], 0.02),
@@ -121,11 +122,21 @@ def test_terms_are_their_definitions() -> None:
     assert terms["loss"].item() == pytest.approx(total, rel=1e-4)
 
 
+def test_wordings_do_not_depend_on_who_shares_the_batch() -> None:
+    objectives, labels = Objectives(ObjectiveConfig(), TEXTS), torch.arange(5).repeat(8)
+    whole = objectives.draw_texts(labels.repeat(2), Draws(3, 7, range(40))).unflatten(0, (2, 40))
+    assert not torch.equal(whole[0], whole[1])
+    for part in (range(10), range(10, 20), range(20, 40)):
+        mine = labels[part.start : part.stop].repeat(2)
+        drawn = objectives.draw_texts(mine, Draws(3, 7, part)).unflatten(0, (2, len(part)))
+        assert torch.equal(drawn, whole[:, part.start : part.stop])
+
+
 def test_wordings_are_drawn_from_the_class() -> None:
     objectives = Objectives(ObjectiveConfig(), TEXTS)
     labels = torch.arange(5).repeat(60)
-    drawn = objectives.draw_texts(labels, Generator().manual_seed(0))
-    again = objectives.draw_texts(labels, Generator().manual_seed(0))
+    drawn = objectives.draw_texts(labels, Draws(0, 0, range(300)))
+    again = objectives.draw_texts(labels, Draws(0, 0, range(300)))
     assert torch.equal(drawn, again)
     which = (drawn[:, None] == TEXTS[labels]).all(-1)
     assert (which.sum(1) == 1).all()
@@ -164,7 +175,7 @@ def test_gradients_reach_skeleton_views_and_scales_but_no_text() -> None:
     texts = TEXTS.clone().requires_grad_()
     objectives = Objectives(ObjectiveConfig(), texts.detach())
     skeleton, views = SKELETON.clone().requires_grad_(), VIEWS.clone().requires_grad_()
-    objectives(views[0], views[1], skeleton, LABELS, Generator())["loss"].backward()
+    objectives(views[0], views[1], skeleton, LABELS, Draws(0, 0, range(6)))["loss"].backward()
     assert skeleton.grad.any(1).all()
     assert views.grad.flatten(0, 1).any(1).all()
     assert [name for name, p in objectives.named_parameters() if p.grad is None or p.grad == 0] == []

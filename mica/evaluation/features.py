@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from mica.data.dataset import SkeletonDataset
+from mica.data.dataset import SkeletonDataset, SkeletonLoader, in_order
 from mica.data.splits import Split
 from mica.data.store import Store
 from mica.models.mica import MICA
@@ -41,16 +40,15 @@ class SplitFeatures:
 
 @torch.inference_mode()
 def extract_features(
-    model: MICA, dataset: Dataset, stream: Stream, layout: SkeletonLayout, batch_size: int = 128
+    model: MICA, dataset: SkeletonDataset, stream: Stream, layout: SkeletonLayout, batch_size: int = 128
 ) -> tuple[Float[Tensor, "clips features"], Int[Tensor, " clips"]]:
     """Return float32 features on the CPU and the labels, in the dataset's order; the model is left as it was."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     features, labels = [], []
-    for batch in DataLoader(dataset, batch_size=batch_size):
-        x = to_stream(batch["x"].to(device), stream, layout)
-        features.append(model.features(x).float().cpu())
-        labels.append(batch["label"])
+    for batch in SkeletonLoader(dataset, in_order(len(dataset), batch_size), device):
+        features.append(model.features(to_stream(batch["x"], stream, layout)).float().cpu())
+        labels.append(batch["label"].cpu())
     model.train(was_training)
     return torch.cat(features), torch.cat(labels)
 
@@ -76,7 +74,8 @@ def raw_features(card: ModelCard, store: Store, division: Split, *, align_view: 
     how = replace(card.preprocessing, align_view=align_view)
 
     def read(indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        loader = DataLoader(SkeletonDataset(store, indices, how), batch_size=256)
+        dataset = SkeletonDataset(store, indices, how)
+        loader = SkeletonLoader(dataset, in_order(len(dataset), 256), torch.device("cpu"))
         batches = [(batch["x"].flatten(1), batch["label"]) for batch in loader]
         return torch.cat([x for x, _ in batches]), torch.cat([labels for _, labels in batches])
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from mica.data.dataset import SkeletonDataset
+from mica.data.dataset import SkeletonDataset, SkeletonLoader
+from mica.data.sampler import GlobalBatchSampler
 from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store
 from mica.errors import InputError
@@ -31,6 +31,7 @@ from mica.training.optimizer import learning_rate, make_optimizer
 from mica.training.precision import choose_precision
 from mica.training.run import RunWriter
 from mica.transforms.augment import augment
+from mica.transforms.draws import Draws
 from mica.transforms.streams import to_stream
 
 
@@ -113,17 +114,15 @@ class Trainer:
             class_names=store.info.class_names,
             seen_classes=self.parts.seen_classes,
             seed=config.seed,
+            own_layout=store.info.own_layout,
         )
         self.model = self._build().to(device)
         self.objectives = Objectives(config.objectives, texts).to(device)
         self.modules = nn.ModuleList([self.model, self.objectives])
         self.optimizer = make_optimizer(self.modules, config.optimizer)
         self.precision, _ = choose_precision(config.precision, device)
-        order = Generator().manual_seed(config.seed)
-        self.loader = DataLoader(
-            self.parts.pretrain, config.optimizer.batch_size, shuffle=True, drop_last=True, generator=order
-        )
-        self.generator = Generator(device).manual_seed(config.seed)
+        self.order = GlobalBatchSampler(len(self.parts.pretrain), config.optimizer.batch_size, config.seed)
+        self.loader = SkeletonLoader(self.parts.pretrain, self.order, device)
         self.step = 0
         self.knn_shown = "-"
 
@@ -147,8 +146,9 @@ class Trainer:
         Raises InputError where a term was not finite.
         """
         start, history, clips = time.perf_counter(), [], 0
+        self.order.set_epoch(epoch)
         for batch in self.loader:
-            history.append(self.train_step(batch["x"].to(self.device), batch["label"].to(self.device)))
+            history.append(self.train_step(batch["x"], batch["label"]))
             clips += len(batch["x"])
             bar.update()
         means = epoch_means(history, epoch)
@@ -165,18 +165,22 @@ class Trainer:
         return record
 
     def train_step(self, x: Float[Tensor, "N C T V M"], labels: Tensor) -> dict[str, Tensor]:
-        """Two views, the losses, one step of the optimiser; returns the detached terms."""
+        """Two views, the losses, one step of the optimiser; returns the detached terms.
+
+        What is drawn follows from the seed and the number of the step alone: no generator carries a state along.
+        """
         self.model.train()
         rate = learning_rate(self.step, len(self.loader), self.config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        views = torch.cat([self._view(x), self._view(x)])
+        draws = Draws(self.config.seed, self.step, self.order.positions, self.device)
+        views = torch.cat([self._view(x, draws), self._view(x, draws)])
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             features = self.model.features(views)
         features = features.float()
         skeleton = None if self.model.semantic is None else self.model.embed(features)
         view1, view2 = self.model.project(features).chunk(2)
-        terms = self.objectives(view1, view2, skeleton, labels.repeat(2), self.generator)
+        terms = self.objectives(view1, view2, skeleton, labels.repeat(2), draws)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         nn.utils.clip_grad_norm_(self.modules.parameters(), self.config.optimizer.clip_norm)
@@ -184,8 +188,8 @@ class Trainer:
         self.step += 1
         return {name: term.detach() for name, term in terms.items()}
 
-    def _view(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "N C T V M"]:
-        augmented = augment(x, self.config.augment, self.layout, self.generator)
+    def _view(self, x: Float[Tensor, "N C T V M"], draws: Draws) -> Float[Tensor, "N C T V M"]:
+        augmented = augment(x, self.config.augment, self.layout, draws)
         return to_stream(augmented, self.config.preprocessing.stream, self.layout)
 
     def _knn_is_due(self, epoch: int) -> bool:

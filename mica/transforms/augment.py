@@ -1,21 +1,23 @@
 """Augmentations of skeleton batches (N, C, T, V, M): batched tensor operations, each clip its own draw.
 
-Definitions follow AimCLR (Guo et al., AAAI 2022, section 3.2) where it has them. Every function takes the batch and a
-generator on the batch's device, so that the same seed gives the same views.
+Definitions follow AimCLR (Guo et al., AAAI 2022, section 3.2) where it has them. Every function takes the batch and its
+`Draws`, so that the same seed and step give the same views; all are done where the batch is, and none waits for a GPU.
+Products of matrices move joints and smooth time: where PyTorch was told to take products of float32 on a GPU less
+exactly ("high"), so are these.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Float
-from torch import Generator, Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from mica.skeleton import SkeletonLayout
+from mica.transforms.draws import Draws
 
 Batch = Float[Tensor, "N C T V M"]
 
@@ -57,153 +59,188 @@ class AugmentConfig:
     time_flip: float = 0.0
 
 
-def augment(x: Batch, config: AugmentConfig, layout: SkeletonLayout, generator: Generator) -> Batch:
-    """Return one randomly augmented view of the batch.
+VIEWS = {
+    "basic": AugmentConfig(time_shift=1 / 6, shear=0.5),
+    "strong": AugmentConfig(
+        time_shift=1 / 6, flip=0.5, rotate=30.0, shear=0.5, noise=0.5, blur=0.5, axis_mask=0.5
+    ),
+}
+"""AimCLR's two views, with its probabilities."""
+
+
+def augment(x: Batch, config: AugmentConfig, layout: SkeletonLayout, draws: Draws) -> Batch:
+    """Return one randomly augmented view of the batch; a person who is not there (all zero) stays away.
 
     >>> from mica.skeleton import get_layout
     >>> x = torch.randn(4, 3, 16, 20, 1)
-    >>> seeded = lambda: torch.Generator().manual_seed(7)
-    >>> strong = AugmentConfig(shortest_crop=0.5, mirror=0.5, yaw=30, shear=0.5, noise=0.5)
-    >>> one, two = (augment(x, strong, get_layout("kinect-20"), seeded()) for _ in range(2))
+    >>> one, two = (
+    ...     augment(x, VIEWS["strong"], get_layout("kinect-20"), Draws(seed=7, step=0, clips=range(4)))
+    ...     for _ in range(2)
+    ... )
     >>> bool((one == two).all()), one.shape == x.shape
     (True, True)
     """
-    if config.shortest_crop < 1:
-        x = crop_resize(x, config.shortest_crop, generator)
-    if config.time_shift > 0:
-        x = time_shift(x, config.time_shift, generator)
-    if config.mirror > 0:
-        x = sometimes(x, mirror(x, layout), config.mirror, generator)
-    if config.flip > 0:
-        x = sometimes(x, x[:, :, :, list(layout.mirror)], config.flip, generator)
-    if config.yaw > 0 or config.rotate > 0 or config.tilt > 0 or config.shear > 0 or config.scale > 0:
-        x = transform(x, spatial_matrices(len(x), config, generator).to(x.dtype))
-    if config.noise > 0:
-        x = sometimes(x, add_noise(x, generator), config.noise, generator)
-    if config.blur > 0:
-        x = sometimes(x, blur(x, generator), config.blur, generator)
-    if config.axis_mask > 0:
-        x = sometimes(x, axis_mask(x, generator), config.axis_mask, generator)
-    if config.corrupt_joints > 0:
-        x = corrupt_joints(x, config.corrupt_joints, generator)
-    if config.time_flip > 0:
-        x = sometimes(x, x.flip(2), config.time_flip, generator)
-    return x
+    with torch.no_grad():
+        if config.shortest_crop < 1:
+            x = crop_resize(x, config.shortest_crop, draws)
+        if config.time_shift > 0:
+            x = time_shift(x, config.time_shift, draws)
+        if config.mirror > 0:
+            x = mirror(x, config.mirror, layout, draws)
+        if config.flip > 0:
+            x = exchange_sides(x, draws.chance(config.flip), layout)
+        if config.yaw > 0 or config.rotate > 0 or config.tilt > 0 or config.shear > 0 or config.scale > 0:
+            x = transform(x, spatial_matrices(config, draws).to(x.dtype))
+        if config.noise > 0:
+            x = add_noise(x, config.noise, draws)
+        if config.blur > 0:
+            x = blur(x, config.blur, draws)
+        if config.axis_mask > 0:
+            x = axis_mask(x, config.axis_mask, draws)
+        if config.corrupt_joints > 0:
+            x = corrupt_joints(x, config.corrupt_joints, draws)
+        if config.time_flip > 0:
+            x = time_flip(x, config.time_flip, draws)
+        return x
 
 
-def uniform(n: int, low: float, high: float, generator: Generator) -> Float[Tensor, " n"]:
-    return torch.rand(n, generator=generator, device=generator.device) * (high - low) + low
-
-
-def sometimes(x: Batch, changed: Batch, probability: float, generator: Generator) -> Batch:
-    """Take each clip from `changed` with the given probability, else from `x`."""
-    take = uniform(len(x), 0, 1, generator) < probability
-    return torch.where(take.view(-1, 1, 1, 1, 1), changed, x)
-
-
-def crop_resize(x: Batch, shortest: float, generator: Generator) -> Batch:
+def crop_resize(x: Batch, shortest: float, draws: Draws) -> Batch:
     """Cut a random window of a share in [shortest, 1] of the frames and resize it to T by linear interpolation."""
-    frames = x.shape[2]
-    length = uniform(len(x), shortest, 1, generator) * (frames - 1)
-    start = uniform(len(x), 0, 1, generator) * (frames - 1 - length)
-    steps = torch.linspace(0, 1, frames, device=x.device)
-    return sample_frames(x, start[:, None] + length[:, None] * steps)
+    last = x.shape[2] - 1
+    length = draws.uniform(shortest, 1, 1) * last
+    start = draws.uniform(0, 1, 1) * (last - length)
+    position = start + length * torch.linspace(0, 1, last + 1, device=x.device)
+    low = position.long().clamp(max=last)
+    share = (position - low).to(x.dtype)[:, None, :, None, None]
+    before, after = take_frames(x, low), take_frames(x, (low + 1).clamp(max=last))
+    return before.addcmul_(after.sub_(before), share)
 
 
-def time_shift(x: Batch, share: float, generator: Generator) -> Batch:
+def time_shift(x: Batch, share: float, draws: Draws) -> Batch:
     """Reflect-pad `share` of T on both sides, then cut a random window of T."""
     frames = x.shape[2]
     pad = min(int(frames * share), frames - 1)  # a reflection has no more frames than that
-    offset = torch.randint(-pad, pad + 1, (len(x), 1), generator=generator, device=x.device)
-    position = (torch.arange(frames, device=x.device) + offset).abs()
+    position = (torch.arange(frames, device=x.device) + draws.integers(-pad, pad + 1, 1)).abs()
     last = frames - 1
-    return sample_frames(x, (last - (last - position).abs()).float())
+    return take_frames(x, last - (last - position).abs())
 
 
-def sample_frames(x: Batch, position: Float[Tensor, "N T"]) -> Batch:
-    """Read the clips at fractional frame positions, each clip at its own."""
-    low = position.floor().long().clamp(0, x.shape[2] - 1)
-    high = (low + 1).clamp(max=x.shape[2] - 1)
-    share = (position - low).to(x.dtype)[:, None, :, None, None]
-    frames = rearrange(x, "n c t v m -> n t c v m")
-    clips = torch.arange(len(x), device=x.device)[:, None]
-    read = lambda index: rearrange(frames[clips, index], "n t c v m -> n c t v m")  # noqa: E731
-    return torch.lerp(read(low), read(high), share.expand_as(x))
+def time_flip(x: Batch, probability: float, draws: Draws) -> Batch:
+    """Play clips backwards."""
+    forward = torch.arange(x.shape[2], device=x.device)
+    return take_frames(x, torch.where(draws.chance(probability)[:, None], forward.flip(0), forward))
 
 
-def mirror(x: Batch, layout: SkeletonLayout) -> Batch:
-    """The mirrored person: left and right joints exchanged and x negated (a plain flip keeps x, as peers do)."""
-    flipped = x[:, :, :, list(layout.mirror)]
-    return torch.cat([-flipped[:, :1], flipped[:, 1:]], dim=1)
+def take_frames(x: Batch, index: Int[Tensor, "N T"]) -> Batch:
+    """Put the clips together from frames of their own, by number."""
+    n, channels, frames = x.shape[:3]
+    first = torch.arange(0, n * channels * frames, frames, device=x.device).view(n, channels, 1)
+    rows = x.reshape(n * channels * frames, -1)
+    return rows.index_select(0, (first + index[:, None]).flatten()).view(x.shape)
 
 
-def spatial_matrices(n: int, config: AugmentConfig, generator: Generator) -> Float[Tensor, "n 3 3"]:
+def mirror(x: Batch, probability: float, layout: SkeletonLayout, draws: Draws) -> Batch:
+    """Mirror persons: left and right joints exchanged and x negated (a plain flip keeps x, as peers do)."""
+    mirrored = draws.chance(probability)
+    out = exchange_sides(x, mirrored, layout)
+    out[:, :1] *= torch.where(mirrored, -1.0, 1.0).to(x.dtype).view(-1, 1, 1, 1, 1)
+    return out
+
+
+def exchange_sides(x: Batch, where: Bool[Tensor, " N"], layout: SkeletonLayout) -> Batch:
+    """Exchange left and right joints of some clips, by a product with zeros and ones: quicker than reading them so."""
+    n, channels, frames, joints, persons = x.shape
+    keep, exchange = _exchange(layout.mirror, persons, x.dtype, x.device)
+    matrices = torch.where(where.view(-1, 1, 1), exchange, keep)
+    return torch.bmm(x.reshape(n, channels * frames, joints * persons), matrices).view(x.shape)
+
+
+@lru_cache(maxsize=8)
+def _exchange(
+    partner: tuple[int, ...], persons: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "VM VM"], Float[Tensor, "VM VM"]]:
+    """The identity, and the matrix that gives each joint of each person its partner's place."""
+    order = (torch.tensor(partner)[:, None] * persons + torch.arange(persons)).flatten()
+    keep = torch.eye(len(order), dtype=dtype)
+    return keep.to(device), keep[order].to(device)
+
+
+def spatial_matrices(config: AugmentConfig, draws: Draws) -> Float[Tensor, "N 3 3"]:
     """One 3 x 3 matrix a clip that holds all the rotations, the shear and the scale."""
-    out = torch.eye(3, device=generator.device).expand(n, 3, 3)
+    eye = torch.eye(3, device=draws.device)
+    out = eye.expand(len(draws.clips), 3, 3)
     if config.yaw > 0:
-        angles = torch.zeros(n, 3, device=generator.device)
-        angles[:, 1] = uniform(n, -config.yaw, config.yaw, generator)
-        out = out @ rotation(angles)
+        upright = torch.arange(3, device=draws.device) == 1
+        out = out @ rotation(draws.uniform(-config.yaw, config.yaw, 1) * upright)
     if config.rotate > 0:
-        angles = uniform(3 * n, 0, 1, generator).view(n, 3)
-        main = torch.randint(3, (n, 1), generator=generator, device=generator.device)
-        angles = angles.scatter(1, main, angles.gather(1, main) * config.rotate)
-        out = out @ rotation(angles)
+        angles = draws.uniform(0, 1, 3)
+        main = torch.arange(3, device=draws.device) == draws.integers(0, 3, 1)
+        out = out @ rotation(torch.where(main, angles * config.rotate, angles))
     if config.tilt > 0:
-        out = out @ rotation(uniform(3 * n, -config.tilt, config.tilt, generator).view(n, 3))
+        out = out @ rotation(draws.uniform(-config.tilt, config.tilt, 3))
     if config.shear > 0:
-        entries = uniform(9 * n, -config.shear, config.shear, generator).view(n, 3, 3)
-        eye = torch.eye(3, device=generator.device)
-        out = out @ (entries * (1 - eye) + eye)
+        out = out @ torch.where(eye > 0, eye, draws.uniform(-config.shear, config.shear, 3, 3))
     if config.scale > 0:
-        out = out * uniform(n, 1 - config.scale, 1 + config.scale, generator).view(n, 1, 1)
+        out = out * draws.uniform(1 - config.scale, 1 + config.scale, 1, 1)
     return out
 
 
-def rotation(degrees: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 3"]:
+def rotation(degrees: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3 3"]:
     """Rotation matrices R_x R_y R_z for angles about x, y and z, in degrees."""
-    cos, sin = torch.cos(degrees * math.pi / 180), torch.sin(degrees * math.pi / 180)
-    out = torch.eye(3, device=degrees.device).expand(len(degrees), 3, 3)
-    for axis, (i, j) in enumerate(((1, 2), (2, 0), (0, 1))):
-        turn = torch.eye(3, device=degrees.device).repeat(len(degrees), 1, 1)
-        turn[:, i, i] = turn[:, j, j] = cos[:, axis]
-        turn[:, i, j], turn[:, j, i] = -sin[:, axis], sin[:, axis]
-        out = out @ turn
-    return out
+    angles = degrees * (math.pi / 180)
+    (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(1), angles.sin().unbind(1)
+    rows = (
+        (cy * cz, -cy * sz, sy),
+        (cx * sz + sx * sy * cz, cx * cz - sx * sy * sz, -sx * cy),
+        (sx * sz - cx * sy * cz, sx * cz + cx * sy * sz, cx * cy),
+    )
+    return torch.stack([torch.stack(row, 1) for row in rows], 1)
 
 
 def transform(x: Batch, matrices: Float[Tensor, "N 3 3"]) -> Batch:
-    return torch.einsum("nij,njtvm->nitvm", matrices, x)
+    """Multiply every point of a clip by the clip's matrix."""
+    return torch.bmm(matrices, x.flatten(2)).view(x.shape)
 
 
-def add_noise(x: Batch, generator: Generator, deviation: float = 0.01) -> Batch:
-    """Add normal noise to every coordinate; a person who is not there (all zero) stays away."""
-    present = (x != 0).any(dim=3, keepdim=True).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return x + deviation * noise * present
+def add_noise(x: Batch, probability: float, draws: Draws, deviation: float = 0.01) -> Batch:
+    """Add normal noise to every coordinate of the persons who are there."""
+    amount = deviation * draws.chance(probability).view(-1, 1, 1)
+    present = x.flatten(1, 2).flatten(2).abs().sum(1).view(len(x), x.shape[3], -1).any(1, keepdim=True)
+    amount = (amount * present).expand(-1, x.shape[3], -1).reshape(len(x), 1, 1, -1)
+    noise = draws.normal(*x.shape[1:]).flatten(3).mul_(amount)
+    return noise.to(x.dtype).view(x.shape).add_(x)
 
 
-def blur(x: Batch, generator: Generator, taps: int = 15) -> Batch:
+def blur(x: Batch, probability: float, draws: Draws, taps: int = 15) -> Batch:
     """Gaussian blur over time, a sigma in [0.1, 2] frames for each clip, the kernel normalised (peers forget to)."""
-    sigma = uniform(len(x), 0.1, 2.0, generator)
+    sigma = draws.uniform(0.1, 2.0, 1)
     offsets = torch.arange(taps, device=x.device) - taps // 2
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.dtype)
-    flat = rearrange(x, "n c t v m -> (c v m) n t")
-    padded = F.pad(flat, (taps // 2, taps // 2), mode="replicate")
-    out = F.conv1d(padded, kernel[:, None], groups=len(x))
-    return rearrange(out, "(c v m) n t -> n c t v m", c=x.shape[1], v=x.shape[3])
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    kernel = torch.where(draws.chance(probability)[:, None], kernel, offsets == 0).to(x.dtype)
+    frames = x.shape[2]
+    matrices = (kernel @ _tap_positions(frames, taps, x.dtype, x.device)).view(-1, 1, frames, frames)
+    return (matrices @ x.flatten(3)).view(x.shape)
 
 
-def axis_mask(x: Batch, generator: Generator) -> Batch:
-    """Zero one coordinate axis of each clip."""
-    axis = torch.randint(x.shape[1], (len(x), 1), generator=generator, device=x.device)
-    keep = torch.ones(x.shape[:2], device=x.device, dtype=x.dtype).scatter(1, axis, 0)
+@lru_cache(maxsize=8)
+def _tap_positions(
+    frames: int, taps: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "taps TT"]:
+    """What a tap adds to the T x T matrix of a convolution over time whose first and last frames go on for ever."""
+    time = torch.arange(frames)
+    source = (time + torch.arange(taps)[:, None] - taps // 2).clamp(0, frames - 1)
+    return (source[:, :, None] == time).to(dtype).flatten(1).to(device)
+
+
+def axis_mask(x: Batch, probability: float, draws: Draws) -> Batch:
+    """Zero one coordinate axis of a clip."""
+    axis = torch.where(draws.chance(probability)[:, None], draws.integers(0, x.shape[1], 1), -1)
+    keep = torch.arange(x.shape[1], device=x.device) != axis
     return x * keep[:, :, None, None, None]
 
 
-def corrupt_joints(x: Batch, count: int, generator: Generator) -> Batch:
+def corrupt_joints(x: Batch, count: int, draws: Draws) -> Batch:
     """Zero `count` random joints of each clip, in all its frames."""
-    order = torch.rand(len(x), x.shape[3], generator=generator, device=x.device).argsort(1)
-    keep = (order >= count).to(x.dtype)
-    return x * keep[:, None, None, :, None]
+    order = draws.uniform(0, 1, x.shape[3]).argsort(1)
+    return x * (order >= count)[:, None, None, :, None]

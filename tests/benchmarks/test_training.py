@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +110,69 @@ def test_two_views_of_a_clip_differ_and_keep_its_shape() -> None:
     assert label == 8
 
 
+LAYOUT = get_layout("ntu-25")
+CLIP = np.random.default_rng(0).normal(size=(3, 30, 25, 2)).astype(np.float32)
+
+
+def many(augmentation: Callable[[np.random.Generator], np.ndarray], count: int = 40) -> list[np.ndarray]:
+    return [augmentation(np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_a_flip_exchanges_sides_half_of_the_time() -> None:
+    flipped = [not np.array_equal(out, CLIP) for out in many(lambda draw: peers.flip(CLIP, LAYOUT, draw))]
+    assert 10 < sum(flipped) < 30
+    out = next(
+        out for out in many(lambda draw: peers.flip(CLIP, LAYOUT, draw)) if not np.array_equal(out, CLIP)
+    )
+    np.testing.assert_array_equal(out[:, :, LAYOUT.joints.index("left hand")], CLIP[:, :, LAYOUT.mirror[7]])
+
+
+def test_a_rotation_has_one_main_axis() -> None:
+    angles = []
+    for out in many(lambda draw: peers.rotate(CLIP, draw)):
+        matrix = np.linalg.lstsq(CLIP.reshape(3, -1).T, out.reshape(3, -1).T, rcond=None)[0].T
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)
+        assert np.linalg.det(matrix) > 0
+        angles.append(np.degrees(np.arccos((np.trace(matrix) - 1) / 2)))
+    assert 20 < max(angles) < 30.1
+    assert min(angles) < 10
+
+
+def test_noise_is_added_half_of_the_time() -> None:
+    added = np.stack(many(lambda draw: peers.noise(CLIP, draw) - CLIP))
+    noisy = added.any(axis=(1, 2, 3, 4))
+    assert 10 < noisy.sum() < 30
+    assert added[noisy].std() == pytest.approx(0.01, rel=0.02)
+
+
+def test_a_blur_is_a_gaussian_that_is_not_normalised() -> None:
+    impulse = np.zeros((3, 31, 4, 2))
+    impulse[:, 15] = 1
+    blurred = [out for out in many(lambda draw: peers.blur(impulse, draw)) if out[0, 14, 0, 0] > 0.1]
+    assert len(blurred) > 5
+    for out in blurred:
+        np.testing.assert_array_equal(out, np.broadcast_to(out[:1, :, :1, :1], out.shape))
+        sigma = np.sqrt(-0.5 / np.log(out[0, 14, 0, 0]))
+        assert 0.1 < sigma < 2
+        expected = np.exp(-(np.arange(-7, 8) ** 2) / (2 * sigma**2))
+        np.testing.assert_allclose(out[0, 8:23, 0, 0], expected, atol=1e-9)
+        assert not out[:, :8].any()
+
+
+def test_an_axis_mask_zeroes_one_axis_half_of_the_time() -> None:
+    silent = [(out == 0).all(axis=(1, 2, 3)) for out in many(lambda draw: peers.axis_mask(CLIP, draw))]
+    assert set(map(tuple, silent)) == {(i == 0, i == 1, i == 2) for i in range(4)}
+    assert 10 < np.sum(silent) < 30
+
+
+def test_a_strong_view_keeps_shape_and_type() -> None:
+    before = CLIP.copy()
+    views = many(lambda draw: peers.strong_view(CLIP, LAYOUT, draw))
+    assert all((out.shape, out.dtype) == (CLIP.shape, np.float32) for out in views)
+    assert len({out.tobytes() for out in views}) == len(views)
+    np.testing.assert_array_equal(CLIP, before)
+
+
 def test_every_rung_has_a_row(rows: list[dict[str, Any]]) -> None:
     wanted = [rung.name for rung in rungs.ladder(CPU)]
     assert [row["implementation"] for row in rows] == wanted
@@ -191,3 +255,16 @@ def test_a_ladder_of_a_cpu_with_bfloat16_ends_in_it(monkeypatch: pytest.MonkeyPa
     assert rungs.obstacle(rung, CPU) is None
     (row,) = training.rows(CPU, case=TINY, rungs=[replace(rung, keeps_memory=False)], rounds=1)
     assert row["failed"] is None
+
+
+def test_each_step_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    material = training.Material.of(TINY)
+    step = training.Step(Rung("ours", batched=True, ours=True), TINY, material, CPU)
+    seen = []
+    views = step.views
+    monkeypatch.setattr(step, "views", lambda *given: seen.append(views(*given)) or seen[-1])
+    step.compute()
+    step.compute()
+    (one, two), (three, _) = seen
+    assert not torch.equal(one, two)
+    assert not torch.equal(one, three)

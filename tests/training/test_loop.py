@@ -21,7 +21,7 @@ from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.features import random_model
 from mica.models.stgcn import EncoderConfig
-from mica.objectives import ObjectiveConfig
+from mica.objectives import ObjectiveConfig, Objectives
 from mica.training import loop
 from mica.training.config import PretrainConfig, SplitConfig
 from mica.training.loop import Trainer, epoch_means, pretrain
@@ -198,6 +198,70 @@ def test_a_loss_that_is_not_finite_stops_training(
         pretrain(tiny_config(), tiny_store, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Every view, and the wordings of every step, from now on."""
+    found: list[Tensor] = []
+    view, texts = loop.augment, Objectives.draw_texts
+
+    def recorded_view(*arguments: object) -> Tensor:
+        found.append(view(*arguments))
+        return found[-1]
+
+    def recorded_texts(*arguments: object) -> Tensor:
+        found.append(texts(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(loop, "augment", recorded_view)
+    monkeypatch.setattr(Objectives, "draw_texts", recorded_texts)
+    return found
+
+
+def test_a_later_epoch_needs_nothing_of_those_before(
+    tiny_store: Store, tiny_config: MakeConfig, fake_text: None, drawn: list[Tensor]
+) -> None:
+    """Order, views and wordings follow from seed, epoch and step."""
+    config = tiny_config(epochs=2, text="minilm")
+    whole, late = (Trainer(config, tiny_store, CPU) for _ in range(2))
+    for epoch in range(2):
+        whole.run_epoch(epoch, tqdm(disable=True))
+    size = len(drawn) // 2
+    first, second = drawn[:size], drawn[size:]
+    drawn.clear()
+    late.step = len(late.loader)
+    late.run_epoch(1, tqdm(disable=True))
+    assert len(drawn) == size == 3 * len(late.loader)
+    assert all(torch.equal(one, two) for one, two in zip(drawn, second, strict=True))
+    assert not any(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+def test_each_step_and_view_draws_for_itself(
+    tiny_store: Store, tiny_config: MakeConfig, fake_text: None, drawn: list[Tensor]
+) -> None:
+    config = tiny_config(epochs=2, text="minilm")
+    trainer, other = Trainer(config, tiny_store, CPU), Trainer(replace(config, seed=1), tiny_store, CPU)
+    batch = next(iter(trainer.loader))
+    for _ in range(2):
+        trainer.train_step(batch["x"], batch["label"])
+    other.train_step(batch["x"], batch["label"])
+    views, texts = [drawn[i] for i in (0, 1, 3, 4, 6, 7)], drawn[2::3]
+    for several in (views, texts):
+        assert not any(torch.equal(one, two) for i, one in enumerate(several) for two in several[:i])
+
+
+def test_clips_come_in_another_order_each_epoch(
+    tiny_store: Store, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, labels = Trainer(tiny_config(epochs=2), tiny_store, CPU), []
+    step = trainer.train_step
+    monkeypatch.setattr(trainer, "train_step", lambda x, label: (labels.append(label), step(x, label))[1])
+    for epoch in range(2):
+        trainer.run_epoch(epoch, tqdm(disable=True))
+    first, second = torch.cat(labels).chunk(2)
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort().values, second.sort().values)
 
 
 def test_epoch_means_name_the_first_term_at_fault() -> None:
