@@ -88,7 +88,7 @@ NAN_FRAME = np.where(np.arange(3)[:, None, None] == 2, np.nan, FRAMES).tolist()
 BAD_RAW: list[tuple[str, str, Callable[[Path], None], tuple[str, ...]]] = [
     ("empty directory", "nw-ucla", lambda folder: None, ("raw", "no .json files")),
     ("empty directory", "utd-mhad", lambda folder: None, ("raw", "no .mat files")),
-    ("missing directory", "nw-ucla", lambda folder: folder.rmdir(), ("raw", "no such directory")),
+    ("missing directory", "nw-ucla", lambda folder: folder.rmdir(), ("raw", "no such file or directory")),
     ("truncated JSON", "nw-ucla", raw_json(cut=200), (f"raw/{CLIP}.json", f"clip {CLIP}", "truncated")),
     (
         "wrong joint count",
@@ -337,11 +337,13 @@ def test_store_of_another_kind_than_the_run(
 @pytest.mark.parametrize(
     ("command", "named"),
     [
-        ("", ("demo", "report")),
-        ("frobnicate", ("frobnicate", "doctor")),
-        ("prepare", ("nw-ucla", "synthetic")),
-        ("prepare ntu60 --raw raw --out set.arrow", ("ntu60", "nw-ucla")),
-        ("prepare nw-ucla --out set.arrow", ("raw",)),
+        ("", ("demo", "--help")),
+        ("frobnicate", ("frobnicate", "prepare")),
+        ("prepare", ("ntu60", "--help")),
+        ("prepare ntu61 --raw raw --out set.arrow", ("ntu61", "ntu60")),
+        ("prepare ntu60 --out set.arrow", ("raw",)),
+        ("prepare folder --raw . --units inches --out set.arrow", ("units", "inches", "metres")),
+        ("export npz --data tiny.arrow --out b.npz", ("npz", "ctr-gcn")),
         ("pretrain --out run", ("data",)),
         ("evaluate", ("linear", "zero-shot")),
         ("evaluate finetune --run run --data tiny.arrow", ("finetune", "linear")),
@@ -369,3 +371,30 @@ def test_unwritable_results_are_an_error_of_one_line(
     shutil.copytree(tiny_run, place / "run")
     (place / "run" / "evaluation").write_text("a file where a directory belongs")
     refused(place, capsys, f"evaluate knn --run run --data {tiny_store.path}", "evaluation")
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("inspect tiny.arrow --clip nobody --out clip.gif", ("nobody", "tiny.arrow")),
+        ("inspect tiny.arrow --clip 0 --out clip.mp4", ("clip.mp4", ".gif", ".html")),
+        ("inspect tiny.arrow --clip 0", ("--clip", "--out")),
+        ("inspect none.arrow", ("none.arrow", "no such file")),
+        ("convert --data tiny.arrow --to-layout none --out b.arrow", ("'none'", "kinect-20")),
+        ("convert --data tiny.arrow --to-layout ntu-25 --out tiny.arrow", ("tiny.arrow", "exists already")),
+        (
+            "export ctr-gcn --data tiny.arrow --protocol cross-view --out b.npz",
+            ("cross-view", "cross-subject"),
+        ),
+        ("layouts none", ("'none'", "smpl-22")),
+        ("prepare ntu60 --raw raw --missing-list none.txt --out set.arrow", ("none.txt",)),
+        ("prepare ntu60 --raw tiny.arrow --out set.arrow", ("tiny.arrow", "no .skeleton files")),
+    ],
+)
+def test_bad_data_commands(
+    place: Path, capsys: pytest.CaptureFixture[str], tiny_store: Store, command: str, named: tuple[str, ...]
+) -> None:
+    shutil.copy(tiny_store.path, place / "tiny.arrow")
+    (place / "raw").mkdir()
+    (place / "raw" / "S001C001P001R001A001.skeleton").write_text("1\n0\n")
+    refused(place, capsys, command, *named)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from mica import cli
-from mica.cli import main, make_parser
+from mica.cli import data, main, make_parser
 from mica.configs import load_config
-from mica.data.formats import FORMATS
+from mica.data.formats import RECORDED, STREAMED
 from mica.data.store import Store
 
 TINY = """
@@ -110,8 +110,18 @@ def test_doctor_prints_its_report(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("--help", ("demo", "prepare", "pretrain", "evaluate", "report", "doctor")),
         ("demo --help", ("--out", "--overwrite")),
-        ("prepare --help", ("nw-ucla", "utd-mhad", "synthetic")),
-        ("prepare utd-mhad --help", ("--raw", "--out", "--overwrite")),
+        (
+            "prepare --help",
+            ("nw-ucla", "utd-mhad", "ntu60", "ntu120", "pku-mmd-1", "pku-mmd-2", "folder", "synthetic"),
+        ),
+        ("prepare --help", ("ctr-gcn", "pyskl", "agcn", "goes on where it was")),
+        ("prepare utd-mhad --help", ("--raw", "--out", "--overwrite", "--processes", "--skip-broken")),
+        ("prepare ntu120 --help", ("--missing-list", "zip")),
+        ("prepare folder --help", ("--layout", "--units", "millimetres", "--frame-rate", "docs/own-data.md")),
+        ("inspect --help", ("--clip", "FILE.gif", "FILE.html")),
+        ("convert --help", ("--to-layout", "--data")),
+        ("export --help", ("ctr-gcn,pyskl", "--protocol")),
+        ("layouts --help", ("--out",)),
         ("evaluate --help", ("linear", "knn", "zero-shot")),
         ("evaluate knn --help", ("--run", "--data", "--features")),
         ("report --help", ("--run", "--data")),
@@ -133,7 +143,8 @@ def test_help_names_what_there_is(
 
 
 def test_every_format_can_be_prepared() -> None:
-    assert set(cli.DATASETS) == set(FORMATS)
+    assert set(data.RECORDED) == set(RECORDED)
+    assert set(data.STREAMED) == set(STREAMED)
 
 
 def test_a_stop_by_the_user_is_no_traceback(
@@ -166,7 +177,7 @@ def test_installed_entry_point(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
-        f"mica: error: {tmp_path / 'nowhere'}: no such directory",
-        "  hint: give the directory that holds all_sqe/*.json",
+        f"mica: error: {tmp_path / 'nowhere'}: no such file or directory",
+        "  hint: give the folder of the raw files, or a zip of it",
     ]
     assert list(tmp_path.iterdir()) == []

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from mica.cli import data, parsers
 from mica.configs import add_config, find_recipe, load_config, read_config, recipes
 from mica.errors import InputError
 
 if TYPE_CHECKING:
     from mica.evaluation.evaluate import ProtocolName
 
-DATASETS = {
-    "nw-ucla": "NW-UCLA from the JSON files of its CTR-GCN release (all_sqe/).",
-    "utd-mhad": "UTD-MHAD from its .mat files (Skeleton/).",
-    "synthetic": "Procedural motion of 16 everyday actions by 12 virtual people; needs no files.",
+DATA_COMMANDS = {
+    "prepare": data.prepare,
+    "inspect": data.inspect,
+    "convert": data.convert,
+    "export": data.export,
+    "layouts": data.layouts,
 }
 PROTOCOLS = {
     "linear": "A linear classifier on frozen features: the peers' SGD recipe, and logistic regression.",
@@ -58,12 +61,8 @@ def run(arguments: Namespace) -> None:
         from mica.demo import demo
 
         demo(options.out, overwrite=options.overwrite)
-    elif command == "prepare":
-        from mica.data.formats import prepare
-
-        chosen = options[options.subcommand]
-        raw = chosen.get("raw")
-        print(prepare(options.subcommand, raw, chosen.out, overwrite=chosen.overwrite))
+    elif command in DATA_COMMANDS:
+        DATA_COMMANDS[command](options)
     elif command == "pretrain":
         _pretrain(options)
     elif command == "evaluate":
@@ -95,58 +94,38 @@ def _evaluate(protocol: ProtocolName, options: Namespace) -> None:
 
 
 def make_parser() -> ArgumentParser:
-    parser = _parser("Language-skeleton contrastive pretraining for action recognition.", prog="mica")
+    parser = parsers.make("Language-skeleton contrastive pretraining for action recognition.", prog="mica")
     commands = parser.add_subcommands(dest="subcommand", title="commands")
     commands.add_subcommand("demo", _demo_parser(), help="pretrain, evaluate and explain, on made-up motion")
-    prepare = _parser("Read raw recordings, check every clip, write one Arrow store.")
-    commands.add_subcommand("prepare", prepare, help="raw recordings into one store file")
-    _add_datasets(prepare)
+    data.add_commands(commands)
     commands.add_subcommand("pretrain", _pretrain_parser(), help="train an encoder on a store")
-    evaluate = _parser("Score a run: choices on validation subjects, the test part once.")
+    evaluate = parsers.make("Score a run: choices on validation subjects, the test part once.")
     commands.add_subcommand("evaluate", evaluate, help="score a run on the test part, once")
     _add_protocols(evaluate)
     commands.add_subcommand("report", _report_parser(), help="one HTML page about a run")
-    examined = _parser("Show versions, the device, and which kernels run, and why.")
+    examined = parsers.make("Show versions, the device, and which kernels run, and why.")
     commands.add_subcommand("doctor", examined, help="versions, device, and which kernels run, and why")
     return parser
 
 
-def _parser(description: str, prog: str | None = None) -> ArgumentParser:
-    """A parser that raises ArgumentError, so that an error is one line and not a page of usage."""
-    return ArgumentParser(description=description, exit_on_error=False, prog=prog)
-
-
 def _demo_parser() -> ArgumentParser:
-    parser = _parser("The whole method on synthetic motion, in a few minutes on two cores.")
+    parser = parsers.make("The whole method on synthetic motion, in a few minutes on two cores.")
     parser.add_argument(
         "--out", type=str, default="runs/demo", help="directory for the store, run and report"
     )
-    _add_overwrite(parser)
+    parsers.add_overwrite(parser)
     return parser
 
 
-def _add_datasets(parser: ArgumentParser) -> None:
-    datasets = parser.add_subcommands(dest="subcommand", title="datasets")
-    for name, text in DATASETS.items():
-        dataset = _parser(text)
-        if name != "synthetic":
-            dataset.add_argument(
-                "--raw", type=str, required=True, help="directory with the files as released"
-            )
-        dataset.add_argument("--out", type=str, required=True, help="the store to write, e.g. data/set.arrow")
-        _add_overwrite(dataset)
-        datasets.add_subcommand(name, dataset, help=text)
-
-
 def _pretrain_parser() -> ArgumentParser:
-    parser = _parser(
+    parser = parsers.make(
         "Pretrain on the training part of a store. Start from a recipe and override what you like: "
         "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none"
     )
     parser.add_argument("--config", action="config", help=f"a YAML file or a recipe: {', '.join(recipes())}")
-    parser.add_argument("--data", type=str, required=True, help="store that `mica prepare` wrote")
+    parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="run directory to create")
-    _add_overwrite(parser)
+    parsers.add_overwrite(parser)
     add_config(parser)
     return parser
 
@@ -154,7 +133,7 @@ def _pretrain_parser() -> ArgumentParser:
 def _add_protocols(parser: ArgumentParser) -> None:
     protocols = parser.add_subcommands(dest="subcommand", title="protocols")
     for name, text in PROTOCOLS.items():
-        protocol = _parser(text)
+        protocol = parsers.make(text)
         _add_run(protocol)
         protocol.add_argument(
             "--features",
@@ -167,18 +146,14 @@ def _add_protocols(parser: ArgumentParser) -> None:
 
 
 def _report_parser() -> ArgumentParser:
-    parser = _parser("Write RUN/report.html: curves, confusion, embedding map, FreST gate.")
+    parser = parsers.make("Write RUN/report.html: curves, confusion, embedding map, FreST gate.")
     _add_run(parser)
     return parser
 
 
 def _add_run(parser: ArgumentParser) -> None:
     parser.add_argument("--run", type=str, required=True, help="run directory that `mica pretrain` wrote")
-    parser.add_argument("--data", type=str, required=True, help="store that `mica prepare` wrote")
-
-
-def _add_overwrite(parser: ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    parsers.add_data(parser)
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:

@@ -1,0 +1,18 @@
+"""What the parsers of all commands share."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser
+
+
+def make(description: str, prog: str | None = None) -> ArgumentParser:
+    """A parser that raises ArgumentError, so that an error is one line and not a page of usage."""
+    return ArgumentParser(description=description, exit_on_error=False, prog=prog)
+
+
+def add_overwrite(parser: ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def add_data(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", type=str, required=True, help="store that `mica prepare` wrote")
