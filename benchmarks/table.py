@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import data
 from benchmarks.registry import OPERATORS
 from benchmarks.results import (
     HERE,
@@ -26,7 +27,10 @@ from benchmarks.results import (
 from benchmarks.run import STEP
 from benchmarks.words import groups, megabytes, milliseconds, number, ours, percent, reason_of, spread
 
-DOCUMENTS = tuple(HERE.parent / name for name in ("README.md", "benchmarks/README.md", "docs/performance.md"))
+DOCUMENTS = tuple(
+    HERE.parent / name
+    for name in ("README.md", "benchmarks/README.md", "docs/performance.md", "docs/data.md")
+)
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -66,9 +70,11 @@ def filled(text: str, rows: Sequence[Row]) -> str:
     """A document with the tables of these rows. Raises ValueError for a table that there is not."""
 
     def table(match: re.Match[str]) -> str:
-        if match["name"] not in TABLES:
-            raise ValueError(f"there is no table {match['name']}; there are {', '.join(TABLES)}")
-        return f"{match[1]}\n{TABLES[match['name']](rows)}\n\n{match[3]}"
+        name = match["name"]
+        if name not in TABLES | FIGURES:
+            raise ValueError(f"there is no table {name}; there are {', '.join([*TABLES, *FIGURES])}")
+        made = TABLES[name](rows) if name in TABLES else FIGURES[name]()
+        return f"{match[1]}\n{made}\n\n{match[3]}"
 
     return MARKED.sub(table, text)
 
@@ -229,3 +235,5 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "training": training,
     "everything": everything,
 }
+FIGURES: dict[str, Callable[[], str]] = {"data": data.table}
+"""Tables of what has results of its own, and no rows."""

@@ -1,0 +1,104 @@
+"""Everything that is measured of data: parsing, views of a batch, and a data set of NTU RGB+D 120's size.
+
+    python -m benchmarks.data                           a quarter of an hour on two cores
+    python -m benchmarks.data --clips 15000             a first impression
+    python -m benchmarks.data --keep                    into the results, from which docs/data.md has its table
+
+Each part is a command of its own, too: `benchmarks.parsing`, `benchmarks.augment`, `benchmarks.preparing`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.results import RESULTS, device_name, slug, stamp
+
+FILE = "data.json"
+Figures = dict[str, Any]
+
+
+def measure(clips: int, folder: Path | None) -> Figures:
+    """All figures, and where and with what they were made."""
+    from benchmarks import augment, parsing, preparing  # which need more than a table of what they found
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        return {
+            **stamp(torch.device("cpu")),
+            "parsing": parsing.measure(megabytes=30),
+            "augment": augment.rows(count=128, rounds=15),
+            "preparing": preparing.measure(Path(place), clips),
+        }
+
+
+def table(results: Path = RESULTS) -> str:
+    """The kept figures in Markdown, a table a device."""
+    parts = [_of_device(json.loads(file.read_text())) for file in sorted(results.glob(f"*/{FILE}"))]
+    return "\n\n".join(parts) or "Not yet measured."
+
+
+def _of_device(found: Figures) -> str:
+    head = (
+        f"**{found['device']}**, {found['threads']} threads, PyTorch {found['torch']}, commit {found['commit']}, "
+        f"{found['date'][:10]}. Made by `python -m benchmarks.data --keep`."
+    )
+    lines = [f"| {' | '.join(cells)} |" for cells in (("what", "measured"), ("---", "---"), *_lines(found))]
+    return "\n".join([head, "", *lines])
+
+
+def _lines(found: Figures) -> Iterator[tuple[str, str]]:
+    for kind, rates in found["parsing"].items():
+        ours = rates["ours"]
+        for way, rate in rates.items():
+            yield (
+                f"parsing {kind}, {way}",
+                f"{rate:.0f} MB/s a core" + ("" if way == "ours" else f" ({ours / rate:.1f} times as long)"),
+            )
+    for row in found["augment"]:
+        times = f"{row['batched_ms']:.1f} ms; a clip at a time in NumPy {row['per_clip_ms']:.0f} ms"
+        yield (
+            f"{row['view']} view of {row['clips']} clips (3, 64, 25, 2)",
+            f"{times}, {row['ratio']:.1f} times",
+        )
+    of = found["preparing"]
+    yield (
+        f"`mica prepare ntu120`, {of['clips_recorded']:,} recordings, {of['raw_gigabytes']:.1f} GB of text",
+        f"{of['prepare_seconds']:.0f} s: {of['prepare_clips_per_second']:.0f} clips/s, "
+        f"{of['prepare_megabytes_per_second']:.0f} MB/s",
+    )
+    yield "memory of it, all processes, at most", f"{of['prepare_peak_megabytes']:.0f} MB"
+    yield "the store", f"{of['clips_kept']:,} clips, {of['store_gigabytes']:.2f} GB"
+    yield "a random clip into an array, warm", f"{of['random_access_microseconds']:.1f} µs"
+    yield "loader to (128, 3, 64, 25, 2), random order", f"{of['loader_clips_per_second']:,.0f} clips/s"
+    yield (
+        "a pretraining step (ST-GCN with FreST, strong views, 128 clips) waits for its clips",
+        f"{100 * of['loader_share_of_step']:.2f} % of {of['step_clips_per_second']:.1f} clips/s",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=int, default=100_000, help="clips of the large data set")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to write it; a temporary folder by default"
+    )
+    parser.add_argument("--keep", action="store_true", help=f"write results/<device>/{FILE}")
+    parsed = parser.parse_args()
+    found = measure(parsed.clips, parsed.folder)
+    print(_of_device(found))
+    if parsed.keep:
+        file = RESULTS / slug(device_name(torch.device("cpu"))) / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
