@@ -7,21 +7,19 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.files import atomic_path
 from mica.report.gif import write_gif
 from mica.report.scene import FLOOR_COLOUR, FLOOR_LINES, SIDE_COLOURS, TILT, set_scene
+from mica.report.templates import style, template
 from mica.skeleton import SkeletonLayout
 
-_HERE = Path(__file__).parent
 _CLOSE_NAMES, _MOST_COMPARED = 3, 1000
 
 
@@ -121,9 +119,8 @@ def animation_player() -> str:
 def animation_page(heading: str, figure: str) -> str:
     """Return a page around a figure of `animation_html`, which fetches nothing and runs no script but the player."""
     allowed = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
     return _macro("page")(
-        heading=heading, figure=figure, player=animation_player(), style=style, script_hash=allowed
+        heading=heading, figure=figure, player=animation_player(), style=style(), script_hash=allowed
     )
 
 
@@ -133,14 +130,6 @@ def _script() -> str:
     )
 
 
-@cache
 def _macro(name: str) -> Callable[..., str]:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    macro: Callable[..., str] = getattr(environment.get_template("animation.html.j2").module, name)
+    macro: Callable[..., str] = getattr(template("animation.html.j2").module, name)
     return macro

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mica.data.splits import split
 from mica.data.store import Store
@@ -20,6 +19,7 @@ from mica.report import figures
 from mica.report.figures import Picture
 from mica.report.probe import Gate, Probe, probe
 from mica.report.records import RunRecords, read_records
+from mica.report.templates import style, template
 from mica.report.words import in_order, meaning, method, most_confused, title, unmeasured
 from mica.skeleton import SkeletonLayout
 from mica.training.run import CHECKPOINT
@@ -65,18 +65,10 @@ def render(
     run: Path, data: Path, records: RunRecords, card: ModelCard, seen: Probe, layout: SkeletonLayout
 ) -> str:
     """Return the page; whatever comes from files is escaped."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     linear = records.evaluations.get("linear")
     counts = None if linear is None else linear.confusion
-    return environment.get_template("report.html.j2").render(
-        style=(here / "style.css").read_text(encoding="utf-8"),
+    return template("report.html.j2").render(
+        style=style(),
         run=run,
         data=data,
         card=card,

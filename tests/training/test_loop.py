@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from mica.configs import load_config
 from mica.data.splits import split, zero_shot_split
-from mica.data.store import Store
+from mica.data.store import Store, write
 from mica.errors import InputError
 from mica.evaluation.features import random_model
+from mica.models.pretrained import load_pretrained
 from mica.models.stgcn import EncoderConfig
 from mica.objectives import ObjectiveConfig, Objectives
+from mica.skeleton import LAYOUTS, layout_from_dict, layout_to_dict
 from mica.training import loop
 from mica.training.config import PretrainConfig, SplitConfig
 from mica.training.loop import Trainer, epoch_means, pretrain
@@ -308,3 +310,19 @@ def test_settings_from_python_are_checked_too(tiny_store: Store, tiny_config: Ma
         with pytest.raises(InputError) as caught:
             Trainer(broken, tiny_store, CPU)
         assert caught.value.field == field
+
+
+def test_a_layout_of_ones_own_travels_with_the_model(
+    tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    described = {**layout_to_dict(tiny_store.layout), "name": "my sensor"}
+    info = replace(tiny_store.info, layout="my sensor", own_layout=described)
+    clips = (tiny_store.clip(i) for i in range(len(tiny_store)))
+    store = Store.open(write(tmp_path / "own.arrow", clips, info).path)
+    assert store.layout == layout_from_dict(described)
+    pretrain(tiny_config(), store, tmp_path / "run")
+    model, card = load_pretrained(tmp_path / "run" / "checkpoint")
+    assert card.own_layout == described
+    assert card.layout == "my sensor" not in LAYOUTS
+    x = torch.randn(2, 3, 8, store.layout.num_joints, 1)
+    assert model.features(x).isfinite().all()

@@ -40,8 +40,8 @@ def read(
     frame shows; a clip that shows nobody is left out. Clips are called "train_000000" and so on, and keep their
     part in `protocol`, which by default is told from the end of the file's name, else "as-given". `dataset` is
     by default told from the number of classes, else the file's name; `layout` from the width, that of two
-    persons or one. Raises `InputError` at once for a file that is
-    not of this form, later for one that is damaged in the middle.
+    persons or one. Raises `InputError` at once for a file that is not of this form, later for one that is
+    damaged in the middle.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
