@@ -162,8 +162,8 @@ learning rates had been moved one notch down, since most runs had chosen the low
 coordinates became two rows instead of the one that validation preferred. Peers report the best epoch on the test
 part: we do not.
 
-The trained rows are of revision df34a82. Since then the order of the clips and their views follow from seed and step and
-no longer from a generator's state, so that training again draws otherwise: other figures, as likely as these.
+The trained rows are of revision df34a82. Since then the order of the clips and their views follow from seed and step
+and no longer from a generator's state, so that training again draws otherwise: other figures, as likely as these.
 
 - **raw coordinates**: clips resampled and centred like the encoder's input.
 - **random encoder**: the same architecture before training.
