@@ -138,6 +138,18 @@ print(torch.cuda.is_initialized())
     assert run(code).split() == ["[]", "False"]
 
 
+def test_preparing_data_does_without_pytorch() -> None:
+    """It takes seconds to load, in every process that reads raw files."""
+    code = """
+import sys
+from mica.cli import make_parser
+make_parser(["prepare", "ntu60"]), make_parser(["--help"])
+import mica.data.formats, mica.data.export, mica.data.convert, mica.data.store
+print("torch" in sys.modules)
+"""
+    assert run(code).split() == ["False"]
+
+
 def test_package_itself_is_light() -> None:
     code = "import sys, mica; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert run(code).split() == ["False", "False"]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from mica.cli import data, parsers
-from mica.configs import add_config, find_recipe, load_config, read_config, recipes
 from mica.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ DATA_COMMANDS = {
     "export": data.export,
     "layouts": data.layouts,
 }
+PRETRAIN = (
+    "Pretrain on the training part of a store. Start from a recipe and override what you like: "
+    "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none"
+)
 PROTOCOLS = {
     "linear": "A linear classifier on frozen features: the peers' SGD recipe, and logistic regression.",
     "knn": "The nearest training clip by cosine similarity.",
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `mica` with `argv`; exits with status 2 on bad input, without a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(make_parser().parse_args(_with_recipe_paths(arguments)))
+        run(make_parser(arguments).parse_args(_with_recipe_paths(arguments)))
     except InputError as error:
         print(f"mica: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -75,6 +78,7 @@ def run(arguments: Namespace) -> None:
 
 
 def _pretrain(options: Namespace) -> None:
+    from mica.configs import read_config
     from mica.data.store import Store
     from mica.training.loop import pretrain
 
@@ -93,12 +97,20 @@ def _evaluate(protocol: ProtocolName, options: Namespace) -> None:
     print(f"result: {result_file(options.run, protocol, options.features)}")
 
 
-def make_parser() -> ArgumentParser:
+def make_parser(arguments: Sequence[str] = ("pretrain",)) -> ArgumentParser:
+    """Return the parser of all commands; that of `pretrain` knows its settings only if `arguments` ask for it.
+
+    They come from the model's own classes, and so from PyTorch, which takes seconds to load: other commands, and the
+    processes that read raw files, do without.
+    """
     parser = parsers.make("Language-skeleton contrastive pretraining for action recognition.", prog="mica")
     commands = parser.add_subcommands(dest="subcommand", title="commands")
     commands.add_subcommand("demo", _demo_parser(), help="pretrain, evaluate and explain, on made-up motion")
     data.add_commands(commands)
-    commands.add_subcommand("pretrain", _pretrain_parser(), help="train an encoder on a store")
+    pretrain = parsers.make(PRETRAIN)
+    commands.add_subcommand("pretrain", pretrain, help="train an encoder on a store")
+    if "pretrain" in arguments:
+        _add_settings(pretrain)
     evaluate = parsers.make("Score a run: choices on validation subjects, the test part once.")
     commands.add_subcommand("evaluate", evaluate, help="score a run on the test part, once")
     _add_protocols(evaluate)
@@ -117,17 +129,14 @@ def _demo_parser() -> ArgumentParser:
     return parser
 
 
-def _pretrain_parser() -> ArgumentParser:
-    parser = parsers.make(
-        "Pretrain on the training part of a store. Start from a recipe and override what you like: "
-        "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none"
-    )
+def _add_settings(parser: ArgumentParser) -> None:
+    from mica.configs import add_config, recipes
+
     parser.add_argument("--config", action="config", help=f"a YAML file or a recipe: {', '.join(recipes())}")
     parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="run directory to create")
     parsers.add_overwrite(parser)
     add_config(parser)
-    return parser
 
 
 def _add_protocols(parser: ArgumentParser) -> None:
@@ -169,5 +178,7 @@ def _with_recipe_paths(arguments: list[str]) -> list[str]:
 
 
 def _checked_recipe(name: str) -> str:
+    from mica.configs import find_recipe, load_config
+
     load_config(name)
     return str(find_recipe(name))

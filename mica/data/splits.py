@@ -37,6 +37,8 @@ class Protocol:
         if self.column is None or (given != "").any():
             return given
         values = getattr(store, self.column)
+        if not values.any():
+            return given  # nobody says
         trains = np.fromiter(
             (value in self.train_values for value in values.tolist()), dtype=bool, count=len(values)
         )
@@ -176,7 +178,8 @@ def _note(protocol: Protocol, parts: Shaped[np.ndarray, " clips"]) -> str:
     test, neither = int((parts == "test").sum()), int((parts == "").sum())
     train = len(parts) - test - neither
     if neither == len(parts):
-        return "unknown: the owners' list of videos was not among the files"
+        missing = "list of videos" if protocol.column is None else protocol.column
+        return f"unknown: the files did not say their {missing}"
     found = f"{train:,} / {test:,}" + (f", in neither {neither:,}" if neither else "")
     if protocol.expected is None:
         return found

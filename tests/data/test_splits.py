@@ -207,9 +207,21 @@ def test_validation_without_subjects(make_clip: MakeClip, make_store: MakeStore)
     assert sorted([*found.fit, *found.validation]) == list(range(25))
 
 
+def test_subjects_that_nobody_knows_divide_nothing(make_clip: MakeClip, make_store: MakeStore) -> None:
+    """Zero is no even subject."""
+    clips = [make_clip(f"{i}", parts={"as-given": part}) for i, part in enumerate(("train", "train", "test"))]
+    store = make_store(clips)
+    assert describe(store) == {
+        "cross-subject": "unknown: the files did not say their subjects",
+        "as-given": "2 / 1",
+    }
+    with pytest.raises(InputError, match=r"(?s)leaves no clips to train.*cross-subject, as-given"):
+        split(store, "cross-subject")
+
+
 def test_lists_that_were_not_among_the_files(make_clip: MakeClip, make_store: MakeStore) -> None:
     clips = [make_clip(f"{i}", joints=25, camera=1 + i) for i in range(3)]
     store = make_store(clips, StoreInfo("pku-mmd-1", "ntu-25", ("a",), 30.0))
-    assert all("not among the files" in note for note in describe(store).values())
+    assert all("did not say their list of videos" in note for note in describe(store).values())
     with pytest.raises(InputError, match=r"(?s)no clips to train.*cross-subject, cross-view"):
         split(store, "cross-subject")
