@@ -10,9 +10,16 @@ import pytest
 from mica.cli import make_parser
 from mica.configs import recipes
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("mica ")]
+ROOT = Path(__file__).resolve().parents[1]
+README, DATA = ((ROOT / name).read_text() for name in ("README.md", "docs/data.md"))
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+BLOCKS = FENCED.findall(README)
+COMMANDS = [
+    line
+    for _, block in [*BLOCKS, *FENCED.findall(DATA)]
+    for line in block.splitlines()
+    if line.startswith("mica ")
+]
 
 
 @pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
@@ -36,6 +43,6 @@ def test_every_recipe_is_named() -> None:
 
 
 def test_files_it_points_to_exist() -> None:
-    root = Path(__file__).resolve().parents[1]
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (root / target).exists(), target
+    for folder, text in ((ROOT, README), (ROOT / "docs", DATA)):
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (folder / target).exists(), target
