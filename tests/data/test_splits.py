@@ -181,7 +181,10 @@ def test_what_the_source_says_comes_before_the_published_rule(
 ) -> None:
     """Prepared by others, subjects are unknown, but not who trains."""
     parts = ({"cross-subject": "train"}, {"cross-subject": "train"}, {"cross-subject": "test"})
-    clips = [make_clip(f"{i}", joints=25, camera=1 + i, parts=part) for i, part in enumerate(parts)]
+    clips = [
+        make_clip(f"{i}", joints=25, subject=(3, 6, 7)[i], camera=1 + i, parts=part)
+        for i, part in enumerate(parts)
+    ]
     store = make_store(clips, StoreInfo("ntu60", "ntu-25", ("a",), 30.0))
     assert [protocol.name for protocol in protocols_of(store)] == ["cross-subject", "cross-view"]
     assert describe(store)["cross-subject"] == "found 2 / 1, published 40,091 / 16,487"

@@ -36,7 +36,16 @@ def odd_clips(make_clip: MakeClip) -> list[Clip]:
     return [
         make_clip("one frame", frames=1, label=1),
         lost,
-        make_clip("full", frames=30, subject=7, camera=2, setup=32, replication=4, text="winkt, 手を振る"),
+        make_clip(
+            "full",
+            frames=30,
+            subject=7,
+            camera=2,
+            setup=32,
+            replication=4,
+            text="winkt, 手を振る",
+            parts={"x": "train", "y": "test"},
+        ),
         make_clip("three", frames=2, persons=3),
     ]
 
