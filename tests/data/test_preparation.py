@@ -191,6 +191,22 @@ def test_damaged_files_cost_only_their_shard(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.report.csv").exists()
 
 
+def test_where_every_file_is_damaged_nothing_is_left(raw: Path, tmp_path: Path) -> None:
+    for file in raw.iterdir():
+        file.write_text("{")
+    with pytest.raises(InputError, match=f"and {CLIPS - 1} more damaged files") as caught:
+        prepared(raw, tmp_path / "x.arrow", skip_broken=True)
+    assert "skip-broken" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [raw]
+
+
+@pytest.mark.parametrize("processes", [0, -3])
+def test_fewer_than_one_process_are_refused(raw: Path, tmp_path: Path, processes: int) -> None:
+    with pytest.raises(InputError, match=f"{processes} processes, expected at least 1"):
+        prepared(raw, tmp_path / "x.arrow", processes=processes)
+    assert list(tmp_path.iterdir()) == [raw]
+
+
 def test_two_at_once_are_refused(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "x.arrow.work").mkdir()
     with FileLock(tmp_path / "x.arrow.work" / "lock"), pytest.raises(InputError, match="another process"):

@@ -44,7 +44,7 @@ class Account:
         problem = first["problem"] or ""
         if others:
             problem += f"\n  and {others:,} more damaged {'file' if others == 1 else 'files'}"
-            problem += f": {report}" if report else ", and no other"
+            problem += f": {report}" if report else ""
         hints = [first["hint"]] if first["hint"] else []
         if self.kept:
             hints += ["what was read is kept: the same command goes on from here"]

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from mica.data.clip import StoreInfo
 from mica.data.outcome import Found, Outcome
 from mica.data.preparation.account import Account
-from mica.data.preparation.shards import Row, Shard, batches_of, plan, read_shard, rows_of
+from mica.data.preparation.shards import Shard, batches_of, plan, read_shard, rows_of, take
 from mica.data.recordings import Source
-from mica.data.writing import StoreWriter, WriteSummary, store_writer
+from mica.data.writing import WriteSummary, store_writer
 from mica.errors import InputError
 from mica.files import refuse_existing
 
@@ -47,6 +47,8 @@ def prepare_found(
     if `out` exists, or if the same work is going on.
     """
     out = refuse_existing(out, overwrite)
+    if processes is not None and processes < 1:
+        raise InputError(f"{processes} processes, expected at least 1", field="processes")
     with _work_folder(out) as work:
         shards = plan(found, work)
         _read_all(found, source, shards, processes or os.cpu_count() or 1, progress)
@@ -63,9 +65,8 @@ def prepare_found(
                 for batch in batches_of(shard):
                     writer.copy(batch)
         os.replace(whole, out)
-        summary = replace(account.complete(writer.summary, report), path=out)
-    shutil.rmtree(work)
-    return summary
+        shutil.rmtree(work)
+    return replace(account.complete(writer.summary, report), path=out)
 
 
 def prepare_stream(
@@ -79,20 +80,14 @@ def prepare_stream(
 ) -> WriteSummary:
     """Write the store `out` from outcomes that come one after another, as out of one big file."""
     refuse_existing(out, overwrite)
-    rows: list[Row] = []
-    with store_writer(out, info, overwrite=overwrite) as writer:
-        for outcome in tqdm(
+    with (
+        store_writer(out, info, overwrite=overwrite) as writer,
+        tqdm(
             outcomes, total=total, desc=f"prepare {info.dataset}", unit="clip", disable=not progress
-        ):
-            _take(outcome, writer, rows)
-    account = Account(rows)
+        ) as clips,
+    ):
+        account = Account(take(outcome, writer) for outcome in clips)
     return account.complete(writer.summary, account.write(Path(out)))
-
-
-def _take(outcome: Outcome, writer: StoreWriter, rows: list[Row]) -> None:
-    rows.append(Row(outcome.name, outcome.left_out, outcome.cleaned))
-    if outcome.clip is not None:
-        writer.add(outcome.clip)
 
 
 @contextmanager
@@ -154,7 +149,10 @@ def _read_in(processes: int, found: Found, source: Source, shards: list[Shard]) 
                     future.result()
                     yield running.pop(future)
         except BrokenProcessPool as error:
-            hint = "perhaps memory ran out; the same command goes on from here, --processes 1 needs the least"
+            hint = (
+                "perhaps memory ran out: the same command goes on from here, --processes 1 needs the least; a script "
+                'that calls this begins with if __name__ == "__main__":'
+            )
             raise InputError("a process that was reading raw files was killed", hint=hint) from error
         finally:
             pool.shutdown(cancel_futures=True)

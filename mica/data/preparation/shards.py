@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mica.data.outcome import Found, Unit
+from mica.data.outcome import Found, Outcome, Unit
 from mica.data.recordings import Source
 from mica.data.schema import FORMAT_VERSION
-from mica.data.writing import store_writer
+from mica.data.writing import StoreWriter, store_writer
 from mica.errors import InputError
 from mica.files import atomic_path
 
@@ -88,12 +88,16 @@ def read_shard(found: Found, source: Source, shard: Shard) -> None:
                 where = source.where(unit[0].path)
                 rows.append(Row(where, error=_fields(error, where)))
                 continue
-            for outcome in outcomes:
-                rows.append(Row(outcome.name, outcome.left_out, outcome.cleaned))
-                if outcome.clip is not None:
-                    writer.add(outcome.clip)
+            rows.extend(take(outcome, writer) for outcome in outcomes)
     with atomic_path(shard.account, overwrite=True) as temporary:
         temporary.write_text(json.dumps([asdict(row) for row in rows]))
+
+
+def take(outcome: Outcome, writer: StoreWriter) -> Row:
+    """Write the clip of an outcome, if it was kept, and return the line of the account."""
+    if outcome.clip is not None:
+        writer.add(outcome.clip)
+    return Row(outcome.name, outcome.left_out, outcome.cleaned)
 
 
 def _fields(error: InputError, where: str) -> dict[str, str | None]:
