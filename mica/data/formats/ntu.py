@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float32
+
 from mica.data.class_names import CLASS_NAMES
 from mica.data.clip import Clip, StoreInfo, check_clip
 from mica.data.formats.ntu_bodies import arrange, choose_bodies
@@ -107,6 +110,23 @@ def read_missing_list(file: str | os.PathLike[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+def read_keypoints(
+    content: bytes, file: str
+) -> tuple[Float32[np.ndarray, "T M 25 3"] | None, tuple[str, ...]]:
+    """Return the one or two persons of a `.skeleton` file in metres, None where it shows nobody.
+
+    With them goes what kinds of other bodies were dropped. Raises `InputError` with the line for a damaged file.
+
+    >>> read_keypoints(b"1\\n0\\n", "empty.skeleton")
+    (None, ())
+    """
+    skeletons = parse(content, file)
+    if not skeletons.tracks:
+        return None, ()
+    tracks, dropped = choose_bodies(skeletons.tracks)
+    return arrange(skeletons.num_frames, tracks), dropped
+
+
 def _name_of(source: Source, file: Recording) -> str:
     match = _FILE_NAME.fullmatch(file.name)
     if match is None:
@@ -136,14 +156,13 @@ def _read_clip(dataset: Dataset, listed: frozenset[str], source: Source, unit: U
     if name in listed:
         return (Outcome(name, None, LISTED),)
     where = source.where(file.path)
-    skeletons = parse(source.read(file.path), where)
-    if not skeletons.tracks:
+    keypoints, cleaned = read_keypoints(source.read(file.path), where)
+    if keypoints is None:
         return (Outcome(name, None, NOBODY),)
-    tracks, cleaned = choose_bodies(skeletons.tracks)
     numbers = _numbers(name)
     clip = Clip(
         name=name,
-        keypoints=arrange(skeletons.num_frames, tracks),
+        keypoints=keypoints,
         label=numbers["action"] - 1,
         subject=numbers["subject"],
         camera=numbers["camera"],

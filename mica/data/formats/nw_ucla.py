@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from mica.data.class_names import CLASS_NAMES
 from mica.data.clip import Clip, StoreInfo, check_clip
@@ -48,10 +50,22 @@ def read(source: Source, unit: Unit) -> Iterator[Outcome]:
     yield Outcome(clip.name, check_clip(clip, INFO, file=file, coordinates="skeletons"))
 
 
+def read_keypoints(text: bytes, file: str) -> Float32[np.ndarray, "T 1 V 3"]:
+    """Return the `skeletons` of a file like those of the release, in metres; all else in it may be missing.
+
+    Raises `InputError` for a damaged file.
+
+    >>> read_keypoints(b'{"skeletons": [[[0.1, 0.9, 2.0]]]}', "blink.json").tolist()
+    [[[[0.10000000149011612, 0.8999999761581421, 2.0]]]]
+    """
+    clip = PurePath(file).stem
+    return _keypoints(_load(text, clip, file, "skeletons")["skeletons"], clip, file)
+
+
 def _read_clip(name: str, text: bytes, file: str) -> Clip:
     numbers = name_numbers(name, file, _NAME, "a01_s01_e00_v01.json")
     clip = name.removesuffix(".json")
-    content = _load(text, clip, file)
+    content = _load(text, clip, file, "label", "skeletons")
     if content.get("file_name", clip) != clip:
         problem = f"the file holds the clip {content['file_name']}"
         raise InputError(problem, file=file, clip=clip, field="file_name", hint=_HINT)
@@ -72,7 +86,7 @@ def _read_clip(name: str, text: bytes, file: str) -> Clip:
     )
 
 
-def _load(text: bytes, clip: str, file: str) -> dict[str, Any]:
+def _load(text: bytes, clip: str, file: str, *keys: str) -> dict[str, Any]:
     try:
         content = json.loads(text.decode("utf-8"))
     except ValueError as error:
@@ -80,13 +94,13 @@ def _load(text: bytes, clip: str, file: str) -> dict[str, Any]:
         raise InputError(problem, file=file, clip=clip, hint=_HINT) from error
     if not isinstance(content, dict):
         raise InputError("no JSON object", file=file, clip=clip, hint=_HINT)
-    for key in ("label", "skeletons"):
+    for key in keys:
         if key not in content:
             raise InputError("key missing", file=file, clip=clip, field=key, hint=_HINT)
     return content
 
 
-def _keypoints(skeletons: Any, clip: str, file: str) -> np.ndarray:
+def _keypoints(skeletons: Any, clip: str, file: str) -> Float32[np.ndarray, "T 1 V 3"]:
     """Turn lists of (T, V, 3) into an array of (T, 1, V, 3)."""
     try:
         frames = np.asarray(skeletons, dtype=np.float32)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 
 import numpy as np
+from jaxtyping import Float32
 from scipy.io import loadmat
 
 from mica.data.class_names import CLASS_NAMES
@@ -47,6 +49,21 @@ def read(source: Source, unit: Unit) -> Iterator[Outcome]:
     yield Outcome(clip.name, check_clip(clip, INFO, file=file, coordinates=_KEY))
 
 
+def read_keypoints(content: bytes, file: str) -> Float32[np.ndarray, "T 1 20 3"]:
+    """Return the bodies of a file like those of the release, whatever its name, in metres and the layout's order.
+
+    Raises `InputError` for a damaged file.
+
+    >>> from scipy.io import savemat
+    >>> stream = io.BytesIO()
+    >>> savemat(stream, {"d_skel": np.ones((20, 3, 41))})
+    >>> read_keypoints(stream.getvalue(), "wave.mat").shape
+    (41, 1, 20, 3)
+    """
+    clip = PurePath(file).stem
+    return _keypoints(_load(content, clip, file), clip, file)
+
+
 def _read_clip(name: str, content: bytes, file: str) -> Clip:
     numbers = name_numbers(name, file, _NAME, "a1_s1_t1_skeleton.mat")
     clip = name.removesuffix("_skeleton.mat")
@@ -75,7 +92,7 @@ def _load(file_content: bytes, clip: str, file: str) -> np.ndarray:
     return np.atleast_3d(content[_KEY])  # MATLAB drops a last dimension of one: a clip of one frame
 
 
-def _keypoints(skeleton: np.ndarray, clip: str, file: str) -> np.ndarray:
+def _keypoints(skeleton: np.ndarray, clip: str, file: str) -> Float32[np.ndarray, "T 1 20 3"]:
     """Turn (20, 3, T) into (T, 1, 20, 3), joints in the layout's order."""
     if skeleton.dtype.kind not in "fiu" or skeleton.ndim != 3 or skeleton.shape[:2] != (len(JOINT_ROWS), 3):
         problem = (

@@ -6,23 +6,16 @@ up. Coordinates that are NaN are joints that were not seen.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Hashable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import cast
 
-import numpy as np
-from jaxtyping import Float
-
 from mica.data.clip import Clip, StoreInfo, check_clip, check_info
-from mica.data.formats.own.array_file import read_array_file
-from mica.data.formats.own.bvh import Motion, joint_positions, read_bvh
+from mica.data.formats.own.bvh import Motion, read_bvh
 from mica.data.formats.own.clip_table import CLASSES, SUFFIXES, TABLE, ClipTable, read_clip_table
-from mica.data.formats.own.coordinates import check_numbers, check_units, fill_missing, mark_unseen, to_metres
-from mica.data.formats.own.joint_table import plain, read_joint_table
-from mica.data.formats.own.layout_file import find_layout, layouts_with
+from mica.data.formats.own.layout_file import find_layout
+from mica.data.formats.own.recorded import Recorded, check_settings, layout_of_motion, read_keypoints
 from mica.data.outcome import Found, Outcome, Unit
 from mica.data.recordings import Recording, Source
 from mica.errors import InputError
@@ -31,34 +24,13 @@ from mica.skeleton import (
     LayoutMap,
     SkeletonLayout,
     get_layout,
-    infer_layout,
     layout_to_dict,
     map_layout,
 )
 
-_SAME_RATE = 0.01  # of the frame rate
 _TABLE_HINT = (
     f"write a table {TABLE} with the columns file and label beside the files, as docs/own-data.md shows"
 )
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """How the files are to be read.
-
-    `like` is the path of the BVH file that `layout` was taken from, if any; `mapping` leads to the store's layout.
-    """
-
-    info: StoreInfo
-    layout: SkeletonLayout
-    like: str | None
-    mapping: LayoutMap | None
-    units: str
-    up: str | None
-    dimensions: int | None
-
-    def __str__(self) -> str:
-        return repr((layout_to_dict(self.layout), self.like, self.units, self.up, self.dimensions))
 
 
 def find(
@@ -91,6 +63,7 @@ def find(
 
     >>> import tempfile
     >>> from pathlib import Path
+    >>> import numpy as np
     >>> from mica.data.recordings import open_source
     >>> with tempfile.TemporaryDirectory() as place:
     ...     _ = Path(place, "clips.csv").write_text("file,label\\nmonday/1.npy,wave")
@@ -100,9 +73,7 @@ def find(
     >>> found.info.class_names, [file.path for file in found.units[0]]
     (('wave',), ['monday/1.npy', 'clips.csv'])
     """
-    check_units(units, up)
-    if dimensions not in (None, 2, 3):
-        raise InputError(f"{dimensions} dimensions, expected 2 or 3", field="dimensions")
+    check_settings(units, up, dimensions)
     recordings = source.list(*SUFFIXES, CLASSES)
     table = _only_table(source, recordings)
     folder = table.path[: -len(table.name)]
@@ -127,13 +98,15 @@ def find(
     )
     check_info(info)
     like = motion[0] if motion is not None and layout is None else None
-    how = _Recorded(info, recorded, like, mapping, units, up, dimensions)
+    how = Recorded(recorded, like, units, up, dimensions, info.frame_rate)
     paths = [*listed.rows, *(path for path in files if path not in listed.rows)]
     work: list[Unit] = [(files[path], table, *classes) for path in paths]
-    return Found(info, work, partial(read, how), str(how))
+    return Found(info, work, partial(read, info, how, mapping), str(how))
 
 
-def read(how: _Recorded, source: Source, unit: Unit) -> Iterator[Outcome]:
+def read(
+    info: StoreInfo, how: Recorded, mapping: LayoutMap | None, source: Source, unit: Unit
+) -> Iterator[Outcome]:
     """Read the clip of one file, as its line in the table says."""
     recording, table, *classes = unit
     row = _table_here(cast(Hashable, source), table, *classes).rows.get(recording.path)
@@ -141,60 +114,18 @@ def read(how: _Recorded, source: Source, unit: Unit) -> Iterator[Outcome]:
         yield Outcome(recording.path, None, left_out=f"not in {TABLE}")
         return
     file = source.where(recording.path)
-    values = _coordinates(how, source.read(recording.path), file)
-    check_numbers(values, file)
-    values, was_missing = fill_missing(mark_unseen(values, how.units), how.layout, file)
-    seen = ~np.isnan(values).all(axis=(0, 2, 3))
-    if not seen.any():
+    keypoints, was_missing = read_keypoints(how, source.read(recording.path), file)
+    if keypoints is None:
         yield Outcome(row.name, None, left_out="no body in any frame")
         return
-    keypoints = to_metres(values[:, seen], how.layout, how.units, how.up, file)
-    if how.mapping is not None:
-        keypoints = how.mapping.apply(keypoints)
+    if mapping is not None:
+        keypoints = mapping.apply(keypoints)
     clip = Clip(row.name, keypoints, row.label, **row.numbers, text=row.text, parts=row.parts)
     cleaned = ("missing joints interpolated",) if was_missing else ()
-    yield Outcome(row.name, check_clip(clip, how.info, file=file), cleaned=cleaned)
+    yield Outcome(row.name, check_clip(clip, info, file=file), cleaned=cleaned)
 
 
 _table_here = lru_cache(maxsize=1)(read_clip_table)  # each process that reads clips needs it once
-
-
-def _coordinates(how: _Recorded, content: bytes, file: str) -> Float[np.ndarray, "T M V axes"]:
-    """Return what a file holds, in its own units and axes, with the joints of the layout."""
-    if file.lower().endswith(".bvh"):
-        return _of_motion(how, read_bvh(content, file), file)
-    if file.lower().endswith(".csv"):
-        values = read_joint_table(content, file, how.layout)
-    else:
-        values = read_array_file(content, file, how.dimensions)
-    if values.shape[2] != how.layout.num_joints:
-        problem = f"{values.shape[2]} joints, layout {how.layout.name} has {how.layout.num_joints}"
-        raise InputError(problem, file=file, hint=layouts_with(values.shape[2]))
-    if how.units == "pixels" and values.shape[3] == 3:
-        hint = "if the third number is a confidence, give dimensions 2; if it is a depth, units unknown"
-        raise InputError("three coordinates a joint, but pixels have two", file=file, hint=hint)
-    return values
-
-
-def _of_motion(how: _Recorded, motion: Motion, file: str) -> Float[np.ndarray, "T 1 V 3"]:
-    """Return the positions of the layout's joints, by their names."""
-    hierarchy = motion.hierarchy
-    if not math.isclose(motion.frame_rate, how.info.frame_rate, rel_tol=_SAME_RATE):
-        problem = f"{motion.frame_rate:g} frames a second, the data set has {how.info.frame_rate:g}"
-        raise InputError(problem, file=file, hint="resample it, or prepare it as a data set of its own")
-    if how.like and (hierarchy.joints, hierarchy.parents) != (how.layout.joints, how.layout.parents):
-        problem = f"not the joints of {how.like}, which are those of the data set"
-        hint = "write a layout file that names the joints that all files have"
-        raise InputError(problem, file=file, hint=hint)
-    place = {plain(name): joint for joint, name in enumerate(hierarchy.joints)}
-    place |= {name: joint for joint, name in enumerate(hierarchy.joints)}
-    called = [name if name in place else plain(name) for name in how.layout.joints]
-    missing = [own for own, name in zip(how.layout.joints, called, strict=True) if name not in place]
-    if missing:
-        problem = f"no joint '{missing[0]}', which layout {how.layout.name} has"
-        hint = "give no layout, so that the file says what its joints are, and to-layout for what they shall become"
-        raise InputError(problem, file=file, hint=hint)
-    return joint_positions(motion)[:, None, [place[name] for name in called]]
 
 
 def _only_table(source: Source, recordings: list[Recording]) -> Recording:
@@ -229,12 +160,8 @@ def _inferred_layout(name: str, source: Source, motion: tuple[str, Motion] | Non
     if motion is None:
         hint = f"one of {', '.join(sorted(LAYOUTS))}, or a file that describes one"
         raise InputError("which joints the files hold is not said", field="layout", hint=hint)
-    path, hierarchy = motion[0], motion[1].hierarchy
-    try:
-        return infer_layout(f"{name}-bvh", hierarchy.joints, hierarchy.parents, about=f"the joints of {path}")
-    except InputError as error:
-        file = source.where(path)
-        raise InputError(error.problem, file=file, field=error.field, hint=error.hint) from error
+    path, content = motion
+    return layout_of_motion(content, f"{name}-bvh", f"the joints of {path}", source.where(path))
 
 
 def _frame_rate(given: float | None, motion: tuple[str, Motion] | None) -> float:
