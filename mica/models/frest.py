@@ -85,20 +85,27 @@ class FreST(nn.Module):
         """The filtered signal alone, before channels are mixed: spatial response, then the spectral gate."""
         if self.spatial_basis is not None:
             x = self._spatial(x)
-        weight = resample_spectrum(self.gate.weight, x.shape[2])
-        threshold = self.gate.threshold if gated else None
+        weight, threshold = self.gate_at(x.shape[2])
+        return spectral_gate(x, weight, threshold if gated else None, sparsity=self.gate.sparsity or "joint")
+
+    def gate_at(self, num_frames: int) -> tuple[Float[Tensor, "G F V 2"], Float[Tensor, "G V"] | None]:
+        """The gate's filter and threshold for signals of `num_frames`."""
+        threshold = self.gate.threshold
         if threshold is not None and self.gate.sparsity == "bin":
             # The coefficient of a wave grows as sqrt(T) with the number of samples of the same clip.
-            threshold = threshold * math.sqrt(x.shape[2] / self.num_frames)
-        return spectral_gate(x, weight, threshold, sparsity=self.gate.sparsity or "joint")
+            threshold = threshold * math.sqrt(num_frames / self.num_frames)
+        return resample_spectrum(self.gate.weight, num_frames), threshold
+
+    def joint_mixing(self) -> Float[Tensor, "G V V"]:
+        """What scales the spatial frequencies, as a matrix over the joints: x @ it. Needs a spatial basis."""
+        return torch.einsum("vk,gk,wk->gvw", self.spatial_basis, self.spatial_response, self.spatial_basis)
 
     def _spatial(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
-        basis = self.spatial_basis
-        response = torch.einsum("vk,gk,wk->gvw", basis, self.spatial_response, basis).to(x.dtype)
+        mixing = self.joint_mixing().to(x.dtype)
         if self.groups == 1:
-            return x @ response[0]
+            return x @ mixing[0]
         grouped = x.unflatten(1, (self.groups, -1))
-        return torch.einsum("ngctv,gvw->ngctw", grouped, response).flatten(1, 2)
+        return torch.einsum("ngctv,gvw->ngctw", grouped, mixing).flatten(1, 2)
 
     @torch.no_grad()
     def gate_map(self, x: Float[Tensor, "N C T V"] | None = None) -> dict[str, Tensor]:

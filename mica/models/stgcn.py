@@ -142,13 +142,13 @@ class GraphConv(nn.Module):
         # memory a frame is already the matrix V x C, so this is one batched product, and every view below is free.
         frames = rearrange(x, "n c t v -> (n t) v c")
         neighbours = (self.adjacency * self.edge_importance).to(x.dtype)
-        gather = rearrange(neighbours, "k v w -> (w k) v").expand(len(frames), -1, -1)
+        gather = rearrange(neighbours, "k v w -> (w k) v").expand(frames.shape[0], -1, -1)
         gathered = rearrange(torch.bmm(gather, frames), "f (w k) c -> f w (k c)", k=len(neighbours))
         weight = rearrange(self.conv.weight, "(k o) c 1 1 -> o (k c)", k=len(neighbours))
         assert self.conv.bias is not None
         bias = rearrange(self.conv.bias, "(k o) -> k o", k=len(neighbours)).to(x.dtype)
         out = F.linear(gathered, weight).add_(neighbours.sum(1).T @ bias)
-        return rearrange(out, "(n t) w c -> n c t w", n=len(x))
+        return rearrange(out, "(n t) w c -> n c t w", n=x.shape[0])
 
 
 class TemporalConv(nn.Conv2d):
@@ -169,7 +169,7 @@ class TemporalConv(nn.Conv2d):
 def laid_out(x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
     """x in channels_last memory, and its gradient too, in whatever layout that comes: mixed layouts are slow."""
     rows = rearrange(x, "n c t v -> (n t v) c")
-    return rearrange(rows, "(n t v) c -> n c t v", n=len(x), v=x.shape[3])
+    return rearrange(rows, "(n t v) c -> n c t v", n=x.shape[0], v=x.shape[3])
 
 
 class STGCNBlock(nn.Module):

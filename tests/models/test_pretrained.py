@@ -103,7 +103,7 @@ def test_saving_again_replaces_and_leaves_nothing_beside(folder: Path) -> None:
     save_pretrained(folder, model, replace(CARD, seed=4))
     loaded, card = load_pretrained(folder)
     assert (card.seed, loaded.projector[-1].bias[0].item()) == (4, 7.0)
-    assert sorted(file.name for file in folder.iterdir()) == [DESCRIPTION, WEIGHTS]
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", DESCRIPTION, WEIGHTS]
 
 
 def test_nothing_is_pickled(folder: Path) -> None:
@@ -129,21 +129,52 @@ def test_truncated_weights(folder: Path, length: int) -> None:
         load_pretrained(folder)
 
 
+def test_files_missing_are_listed(folder: Path) -> None:
+    (folder / DESCRIPTION).unlink()
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=rf"checkpoint: no such files: {DESCRIPTION}, {WEIGHTS}\n  hint"):
+        load_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weights: weights.pop("projector.1.weight"), "Missing key.*projector.1.weight"),
-        (lambda weights: weights.update(extra=torch.ones(1)), "Unexpected key.*extra"),
+        (lambda weights: weights.pop("projector.1.weight"), "missing: projector.1.weight"),
+        (lambda weights: weights.update(extra=torch.ones(1)), "unexpected: extra"),
         (
             lambda weights: weights.update({"projector.4.bias": torch.ones(3)}),
-            "mismatch for projector.4.bias",
+            r"of another shape: projector.4.bias \(3,\), expected \(10,\)",
+        ),
+        (
+            lambda weights: weights.update({"projector.4.bias": torch.ones(10, 1)}),
+            r"of another shape: projector.4.bias \(10, 1\), expected \(10,\)",
         ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder: Path, change: Callable, message: str) -> None:
     edit_weights(folder, change)
-    with pytest.raises(InputError, match=rf"(?s){WEIGHTS}: the weights do not fit {DESCRIPTION}.*{message}"):
+    with pytest.raises(
+        InputError, match=rf"{WEIGHTS}: the weights do not fit {DESCRIPTION}\n  {message}\n  hint: "
+    ):
         load_pretrained(folder)
+
+
+def test_all_that_does_not_fit_is_listed(folder: Path) -> None:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights["projector.0.bios"] = weights.pop("projector.0.bias")
+        del weights["encoder.input_norm.weight"]
+        weights["projector.4.bias"], weights["projector.1.weight"] = torch.ones(2), torch.ones(1)
+        weights["more"] = torch.ones(1)
+
+    edit_weights(folder, change)
+    with pytest.raises(InputError) as caught:
+        load_pretrained(folder)
+    lines = str(caught.value).splitlines()
+    names = "projector.0.bias", "encoder.input_norm.weight"
+    assert lines[1] in {f"  missing: {first}, {second}" for first, second in (names, names[::-1])}
+    assert lines[2] in ("  unexpected: projector.0.bios, more", "  unexpected: more, projector.0.bios")
+    assert lines[3].startswith("  of another shape: projector.1.weight (1,), expected (16, ")
+    assert lines[3].endswith("projector.4.bias (2,), expected (10,)")
 
 
 @pytest.mark.parametrize("content", ["", "{", "seed: 1", "\x80\x04"])
