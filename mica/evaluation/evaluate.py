@@ -1,139 +1,255 @@
-"""Evaluate a run: load it, extract features once, score them by a protocol, keep the result beside it."""
+"""Evaluate a run: load it, extract features once, score them by any protocol, keep the results beside it."""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from mica.data.splits import Split, split
+from mica.data.dataset import SkeletonDataset
+from mica.data.splits import Split, protocols_of, split
 from mica.data.store import Store
 from mica.errors import InputError
-from mica.evaluation import protocols
-from mica.evaluation.features import Source, SplitFeatures, encoder_features, random_model, raw_features
-from mica.evaluation.zero_shot import zero_shot_predict
-from mica.files import atomic_path
+from mica.evaluation.ensemble import ensemble_scores
+from mica.evaluation.features import Source, SplitFeatures, encoder_features, raw_features
+from mica.evaluation.finetune import FineTuneConfig, finetune_scores
+from mica.evaluation.head import HEAD, Head, save_head
+from mica.evaluation.knn import knn_scores
+from mica.evaluation.linear import LinearClassifier, linear_scores
+from mica.evaluation.results import ProtocolName, Result, Score
+from mica.evaluation.retrieval import retrieval_scores, text_retrieval_scores
+from mica.evaluation.runs import CHECKPOINT, check_fit, fresh_model, keep_result
+from mica.evaluation.semi import semi_scores
+from mica.evaluation.transfer import transfer_scores
+from mica.evaluation.zero_shot import zero_shot_scores
 from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard, load_pretrained
+from mica.models.pretrained import ModelCard, load_card
 from mica.models.text import class_embeddings, load_text_encoder
 
-ProtocolName = Literal["linear", "knn", "zero-shot"]
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done where a protocol draws or trains.
+
+    Args:
+        seeds: how many times; None leaves it to each protocol.
+        training: how an encoder is fine-tuned.
+        progress: whether long work shows a bar.
+    """
+
+    seeds: int | None = None
+    training: FineTuneConfig = field(default_factory=FineTuneConfig)
+    progress: bool = True
+
+    @property
+    def seeded(self) -> dict[str, Any]:
+        """What a protocol that draws is told."""
+        return {} if self.seeds is None else {"seeds": tuple(range(self.seeds))}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a protocol that trains is told."""
+        return {**self.seeded, "progress": self.progress}
 
 
 class Evaluation:
     """A run and a store, with the features of each source extracted once and shared by the protocols.
 
+    Args:
+        run: directory that pretraining wrote.
+        store: the data set that the run was pretrained on.
+        effort: how often and for how long the protocols that draw or train do so.
+
     Raises InputError where the run or the store cannot be read, or do not fit each other.
     """
 
-    def __init__(self, run: str | os.PathLike[str], store: Store) -> None:
-        self.run, self.store = Path(run), store
-        self.model, self.card = load_pretrained(self.run / "checkpoint")
-        self.model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        store: Store,
+        effort: Effort = Effort(),
+    ) -> None:
+        self.run, self.store, self.effort = Path(run), store, effort
+        self.model = fresh_model(self.run)
+        self.card: ModelCard = self.model.card
         check_fit(self.card, store)
         self.division: Split = split(store, self.card.protocol)
         self._features: dict[Source, SplitFeatures] = {}
 
-    def evaluate(self, protocol: ProtocolName, source: Source = "trained") -> dict[str, Any]:
-        """Score the test part, write evaluation/<protocol>.json (random-<protocol>.json, ...) and return it."""
-        if protocol == "linear":
-            both = protocols.linear(self._pooled(source), len(self.card.class_names))
-            result = self._described(both["sgd"])
-            result["logistic_regression"] = self._described(both["logistic_regression"])
-        elif protocol == "knn":
-            result = self._described(
-                protocols.knn({"pooled": self._pooled(source), **self._text_space(source)})
-            )
-        else:
-            result = self._zero_shot(source)
-        result = {"protocol": protocol, "source": source, **result, **self._circumstances(source)}
-        write_result(self.run, protocol, source, result)
-        return result
+    def evaluate(self, protocol: ProtocolName, source: Source = "trained") -> Result:
+        """Score the test part, keep the result as `result_file` says and return it.
 
-    def _described(self, prediction: protocols.Prediction) -> dict[str, Any]:
-        return protocols.describe(prediction, self.card.class_names)
-
-    def _circumstances(self, source: Source) -> dict[str, Any]:
-        card = self.card
-        return {
-            "text_supervision": source == "trained" and card.text != "none",
-            "dataset": card.dataset,
-            "split": card.protocol,
-            "split_note": self.division.note,
-            "pretrained_on": card.part if source == "trained" else None,
-            "class_names": list(card.class_names),
+        `source` is what gives the features: the trained encoder or, to compare, the same one untrained ("random"),
+        plain coordinates ("raw") or those turned to the front ("turned"). For "transfer" there is the function
+        `transfer`, for "ensemble" a method of its own. Raises InputError where the protocol does not apply.
+        """
+        protocols: dict[str, Callable[[Source], list[Score]]] = {
+            "linear": self._linear,
+            "knn": self._knn,
+            "retrieval": self._retrieval,
+            "finetune": self._finetune,
+            "semi": self._semi,
+            "zero-shot": self._zero_shot,
         }
+        return self._kept(protocol, source, protocols[protocol](source))
 
-    def _pooled(self, source: Source) -> SplitFeatures:
+    def ensemble(self, others: Sequence[str | os.PathLike[str]]) -> Result:
+        """Score the fusion of this run with others on the same clips: joint, bone and motion as a rule.
+
+        Raises InputError where another run was pretrained on another data set, split or part of it.
+        """
+        runs = [self, *(Evaluation(run, self.store, self.effort) for run in others)]
+        for other in runs[1:]:
+            check_same_clips(self, other)
+        streams = [run.card.preprocessing.stream for run in runs]
+        names = streams if len(set(streams)) == len(runs) else [str(run.run) for run in runs]
+        if len(set(names)) < len(names) or len(runs) < 2:
+            raise InputError("an ensemble needs at least two different runs", file=self.run)
+        members = {name: run.pooled("trained") for name, run in zip(names, runs, strict=True)}
+        scores = ensemble_scores(members, self.card.class_names)
+        return self._kept("ensemble", "trained", scores)
+
+    def pooled(self, source: Source) -> SplitFeatures:
+        """The features of the training and the test part; extracted on first use."""
         if source not in self._features:
             card, store, division = self.card, self.store, self.division
             if source in ("trained", "random"):
-                model: MICA = self.model if source == "trained" else random_model(card)
+                model = self.model if source == "trained" else fresh_model(self.run, "random")
                 self._features[source] = encoder_features(model, card, store, division)
             else:
                 turned = source == "turned"
                 self._features[source] = raw_features(card, store, division, align_view=turned)
         return self._features[source]
 
-    def _text_space(self, source: Source) -> dict[str, SplitFeatures]:
-        """The embeddings in the text's space, where the model has learned one: neighbours may be sought there too."""
-        if source != "trained" or self.model.semantic is None:
-            return {}
-        pooled, device = self._pooled(source), next(self.model.parameters()).device
-        with torch.inference_mode():
-            train, test = (self.model.embed(part.to(device)).cpu() for part in (pooled.train, pooled.test))
-        return {"text space": replace(pooled, train=train, test=test)}
+    def _linear(self, source: Source) -> list[Score]:
+        scores, classifier = linear_scores(self.pooled(source), self.card.class_names, **self.effort.seeded)
+        if source == "trained":
+            self._save_head(classifier, scores[1])
+        return scores
 
-    def _zero_shot(self, source: Source) -> dict[str, Any]:
+    def _save_head(self, classifier: LinearClassifier, found: Score) -> None:
+        """Keep the logistic regression, for `mica predict`."""
+        head = Head(
+            classifier,
+            self.card.class_names,
+            self.card.dataset,
+            self.card.protocol,
+            persons=SkeletonDataset(self.store, [], self.card.preprocessing).persons,
+            validation_top1=found.chosen["validation_top1"],
+            test_top1=found.top1,
+        )
+        save_head(self.run / HEAD, head, self.model)
+
+    def _knn(self, source: Source) -> list[Score]:
+        candidates = {"pooled": self.pooled(source)}
+        if source == "trained" and self.model.semantic is not None:
+            candidates["text space"] = self._in_text_space()
+        return knn_scores(candidates, self.card.class_names)
+
+    def _retrieval(self, source: Source) -> list[Score]:
+        scores = retrieval_scores(self.pooled(source), self.card.class_names)
+        if source == "trained" and self.model.semantic is not None:
+            scores += text_retrieval_scores(self._in_text_space(), self._texts(), self.card.class_names)
+        return scores
+
+    def _finetune(self, source: Source) -> list[Score]:
+        return finetune_scores(
+            *self._what_trains("finetune", source), **self.effort.seeded, progress=self.effort.progress
+        )
+
+    def _semi(self, source: Source) -> list[Score]:
+        return semi_scores(
+            *self._what_trains("semi", source), **self.effort.seeded, progress=self.effort.progress
+        )
+
+    def _what_trains(
+        self, protocol: ProtocolName, source: Source
+    ) -> tuple[Callable[[], MICA], ModelCard, Store, Split, tuple[str, ...], FineTuneConfig]:
+        _check_source(protocol, source)
+        card = self.card
+        return (
+            lambda: fresh_model(self.run, source),
+            card,
+            self.store,
+            self.division,
+            card.class_names,
+            self.effort.training,
+        )
+
+    def _zero_shot(self, source: Source) -> list[Score]:
         """Unseen classes where the run left some out; else all classes by their prompts, which is not zero-shot."""
         if self.card.text == "none" or source != "trained":
             raise InputError(
                 "zero-shot needs a model that was pretrained with text",
                 file=self.run,
-                hint="pretrain with --text minilm, or evaluate linear or knn",
+                hint="pretrain with --text minilm, or evaluate another protocol",
             )
-        labels = range(len(self.card.class_names))
-        unseen = [label for label in labels if label not in self.card.seen_classes]
-        candidates = torch.tensor(unseen or list(labels))
+        features = self._in_text_space()
+        unseen = [label for label in range(len(self.card.class_names)) if label not in self.card.seen_classes]
+        return zero_shot_scores(
+            features.test, features.test_labels, self._texts(), unseen, self.card.class_names
+        )
+
+    def _texts(self) -> Float[Tensor, "K W D"]:
         encoder = load_text_encoder(self.card.text, self.card.text_path)
-        texts = class_embeddings(encoder, self.card.dataset, self.card.class_names)
-        features = self._pooled(source)
-        asked = torch.isin(features.test_labels, candidates)
-        if not asked.any():
-            raise InputError("the test part has no clip of an unseen class", file=self.store.path)
-        predicted = zero_shot_predict(self.model, features.test[asked], texts, candidates)
-        prediction = protocols.Prediction(predicted, features.test_labels[asked], {})
-        return {**self._described(prediction), "unseen_classes": [self.card.class_names[i] for i in unseen]}
+        return class_embeddings(encoder, self.card.dataset, self.card.class_names)
 
-
-def check_fit(card: ModelCard, store: Store) -> None:
-    """Raise InputError unless the store has the layout, dataset and classes that the model was made for."""
-    for field, of_model, of_store in (
-        ("layout", card.layout, store.info.layout),
-        ("dataset", card.dataset, store.info.dataset),
-        ("class_names", card.class_names, store.info.class_names),
-    ):
-        if of_model != of_store:
-            if field == "class_names":
-                of_model, of_store = f"{len(of_model)} classes", f"{len(of_store)} classes (or other names)"
-            raise InputError(
-                f"the model was pretrained on {of_model}, the store holds {of_store}",
-                file=store.path,
-                field=field,
-                hint="evaluate on the store that the run was trained on, or one prepared in the same way",
+    def _in_text_space(self) -> SplitFeatures:
+        """The embeddings of the clips where they meet the words, L2-normalised."""
+        pooled, device = self.pooled("trained"), next(self.model.parameters()).device
+        with torch.inference_mode():
+            train, test = (
+                torch.cat([self.model.embed(rows.to(device)).cpu() for rows in part.split(4096)])
+                for part in (pooled.train, pooled.test)
             )
+        return replace(pooled, train=train, test=test)
+
+    def _kept(self, protocol: ProtocolName, source: Source, scores: Sequence[Score]) -> Result:
+        return keep_result(self.run, self.card, protocol, source, scores, self.store, self.division)
 
 
-def result_file(run: str | os.PathLike[str], protocol: str, source: Source = "trained") -> Path:
-    """Where a result is kept: evaluation/linear.json, evaluation/random-linear.json, ..."""
-    name = protocol if source == "trained" else f"{source}-{protocol}"
-    return Path(run) / "evaluation" / f"{name}.json"
+def transfer(
+    run: str | os.PathLike[str],
+    target: Store,
+    protocol: str | None = None,
+    source: Source = "trained",
+    effort: Effort = Effort(),
+) -> Result:
+    """Score a run on another data set, by one of that set's protocols (the usual one unless given); keep the result.
+
+    Where its skeleton is another one, its joints are mapped to the model's. Raises InputError where they cannot be.
+    """
+    _check_source("transfer", source)
+    run, card = Path(run), load_card(Path(run) / CHECKPOINT)
+    division = split(target, protocol or protocols_of(target)[0].name)
+    scores = transfer_scores(
+        lambda: fresh_model(run, source),
+        card,
+        target,
+        division.protocol.name,
+        effort.training,
+        **effort.arguments,
+    )
+    return keep_result(run, card, "transfer", source, scores, target, division)
 
 
-def write_result(run: Path, protocol: str, source: Source, result: dict[str, Any]) -> None:
-    with atomic_path(result_file(run, protocol, source), overwrite=True) as temporary:
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
+def check_same_clips(one: Evaluation, other: Evaluation) -> None:
+    """Raise InputError unless two runs were pretrained on the same part of the same split, with the same words or none."""
+    for name in ("protocol", "part", "seen_classes", "text"):
+        of_one, of_other = getattr(one.card, name), getattr(other.card, name)
+        if of_one != of_other:
+            problem = f"pretrained on {of_other}, and {one.run} on {of_one}"
+            raise InputError(problem, file=other.run, field=name, hint="fuse runs of the same clips")
+
+
+def _check_source(protocol: str, source: Source) -> None:
+    """Raise InputError for coordinates where an encoder is to be trained."""
+    if source not in ("trained", "random"):
+        hint = "give --features trained or random"
+        raise InputError(f"{protocol} trains an encoder, and {source} coordinates have none", hint=hint)

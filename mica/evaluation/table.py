@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from mica.evaluation.results import Result
 
 SOURCES = {
     "trained": "pretrained encoder",
@@ -13,21 +14,25 @@ SOURCES = {
 }
 
 
-def results_table(results: Sequence[dict[str, Any]]) -> str:
-    """One line a score: what was scored, by which protocol, top-1 accuracy in percent, on how many clips.
+def results_table(results: Sequence[Result]) -> str:
+    """One line a score: what was scored, by which protocol, top-1 accuracy in percent and its spread over the seeds.
 
-    >>> print(results_table([{"protocol": "knn", "source": "raw", "top1": 61.25, "clips": 80}]))
-    features              protocol                          top-1 %   clips
-    raw coordinates       knn                                  61.2      80
+    >>> from mica.evaluation.results import Score
+    >>> scores = (Score("SGD", 61.25, spread=0.5, clips=80), Score("logistic regression", 60.0, clips=80))
+    >>> place = {"dataset": "nw-ucla", "split": "cross-view", "split_note": "", "class_names": ()}
+    >>> seen = {"parts": {}, "validation_subjects": (), "pretrained_on": None, "text_supervision": False}
+    >>> print(results_table([Result("linear", "raw", scores, **place, **seen)]))
+    features              protocol                                      top-1 %          clips
+    raw coordinates       linear: SGD                                      61.2 ± 0.5       80
+    raw coordinates       linear: logistic regression                      60.0             80
     """
-    lines = [f"{'features':<22}{'protocol':<32}{'top-1 %':>9}{'clips':>8}"]
+    lines = [f"{'features':<22}{'protocol':<44}{'top-1 %':>9}{'clips':>15}"]
     for result in results:
-        name, features = result["protocol"], SOURCES[result["source"]]
-        scores = {name: result}
-        if "logistic_regression" in result:
-            scores = {f"{name} (SGD)": result, f"{name} (logistic regression)": result["logistic_regression"]}
-        if name == "zero-shot" and not result["unseen_classes"]:
-            scores = {"prompts of seen classes": result}
-        for protocol, score in scores.items():
-            lines.append(f"{features:<22}{protocol:<32}{score['top1']:>9.1f}{result['clips']:>8}")
+        protocol = f"transfer to {result.dataset}" if result.protocol == "transfer" else result.protocol
+        for score in result.scores:
+            spread = "" if score.spread is None else f"± {score.spread:.1f}"
+            name = f"{protocol}: {score.name}"
+            lines.append(
+                f"{SOURCES[result.source]:<22}{name:<44}{score.top1:>9.1f} {spread:<6}{score.clips:>8}"
+            )
     return "\n".join(lines)

@@ -19,7 +19,8 @@ from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.features import extract_features
-from mica.evaluation.knn import accuracy, knn_predict
+from mica.evaluation.knn import knn_predict
+from mica.evaluation.metrics import accuracy
 from mica.models.mica import MICA
 from mica.models.pretrained import ModelCard, save_pretrained
 from mica.models.text import class_embeddings, load_text_encoder
@@ -115,6 +116,7 @@ class Trainer:
             seen_classes=self.parts.seen_classes,
             seed=config.seed,
             own_layout=store.info.own_layout,
+            persons=self.parts.pretrain.persons,
         )
         self.model = self._build().to(device)
         self.objectives = Objectives(config.objectives, texts).to(device)

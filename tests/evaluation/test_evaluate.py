@@ -1,8 +1,7 @@
-"""Evaluating a run: repeatable, on the clips that it should be, and kept whole."""
+"""Evaluating a run: repeatable, on the clips that it should be, and kept whole with its circumstances."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,18 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
-from mica.data.dataset import SkeletonDataset
-from mica.data.splits import zero_shot_split
+from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store
 from mica.errors import InputError
-from mica.evaluation import evaluate
-from mica.evaluation.evaluate import Evaluation, check_fit, result_file
-from mica.evaluation.features import encoder_features, extract_features, random_model, raw_features
-from mica.evaluation.zero_shot import zero_shot_predict
-from mica.models.pretrained import load_pretrained
-from mica.models.text import class_embeddings
+from mica.evaluation import results
+from mica.evaluation.evaluate import Effort, Evaluation, transfer
+from mica.evaluation.finetune import FineTuneConfig
+from mica.evaluation.results import PROTOCOLS, read_result, read_results, result_file
+from mica.evaluation.runs import check_fit, fresh_model
+from mica.evaluation.suite import evaluate_all, left_out
+from mica.models.mica import MICA
+from mica.models.pretrained import load_card
+from mica.training.config import PretrainConfig
+from mica.training.loop import pretrain
+
+QUICK = Effort(seeds=1, training=FineTuneConfig(epochs=1), progress=False)
 
 
 @pytest.fixture
@@ -32,40 +36,79 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "source"), [("linear", "trained"), ("knn", "trained"), ("knn", "random")]
+    ("protocol", "source"),
+    [
+        ("linear", "trained"),
+        ("knn", "trained"),
+        ("knn", "random"),
+        ("retrieval", "raw"),
+        ("finetune", "trained"),
+        ("semi", "random"),
+    ],
 )
 def test_twice_gives_the_same_digits(run: Path, tiny_store: Store, protocol: Any, source: Any) -> None:
     files = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        result = Evaluation(run, tiny_store).evaluate(protocol, source)
-        files.append(result_file(run, protocol, source).read_text())
-        assert json.loads(files[-1]) == result
+        result = Evaluation(run, tiny_store, QUICK).evaluate(protocol, source)
+        file = result_file(run, protocol, source)
+        files.append(file.read_text())
+        assert read_result(file) == result
     assert files[0] == files[1]
 
 
 def test_result_tells_its_circumstances(run: Path, tiny_store: Store) -> None:
-    result = Evaluation(run, tiny_store).evaluate("knn")
-    assert {name: result[name] for name in ("protocol", "source", "clips", "split", "dataset")} == {
-        "protocol": "knn",
-        "source": "trained",
-        "clips": 64,
-        "split": "cross-subject",
-        "dataset": "synthetic",
-    }
-    assert result["text_supervision"] is False
-    assert result["pretrained_on"] == "fit"
-    assert result["class_names"] == list(tiny_store.info.class_names)
-    assert np.sum(result["confusion"]) == 64
-    assert 0 <= result["chosen"]["validation_top1"] <= 100
+    result, division = Evaluation(run, tiny_store).evaluate("knn"), split(tiny_store, "cross-subject")
+    assert (result.protocol, result.source, result.dataset) == ("knn", "trained", "synthetic")
+    assert (result.split, result.split_note) == ("cross-subject", division.note)
+    assert result.parts == {"train": 64, "fit": 48, "validation": 16, "test": 64}
+    assert result.validation_subjects == tuple(np.unique(tiny_store.subjects[division.validation]).tolist())
+    assert result.text_supervision is False
+    assert result.pretrained_on == "synthetic, cross-subject, fit"
+    assert result.class_names == tiny_store.info.class_names
+    for score in result.scores:
+        assert (score.clips, np.sum(score.confusion)) == (64, 64)
+    assert 0 <= result.scores[0].chosen["validation_top1"] <= 100
+
+
+def test_the_models_readme_quotes_results_of_the_trained_encoder(run: Path, tiny_store: Store) -> None:
+    evaluation = Evaluation(run, tiny_store)
+    evaluation.evaluate("knn", "random")
+    readme = run / "checkpoint" / "README.md"
+    assert "k = 1" not in readme.read_text()
+    quoted = evaluation.evaluate("knn").scores[0]
+    (run / "evaluation" / "linear.json").write_text("{}")  # of an earlier release
+    evaluation.evaluate("retrieval")
+    assert f"| knn, k = 1 | {quoted.top1:.1f} |" in readme.read_text()
+    assert MICA.from_pretrained(run / "checkpoint").readme == readme.read_text()
 
 
 def test_untrained_sources_have_files_of_their_own(run: Path, tiny_store: Store) -> None:
     evaluation = Evaluation(run, tiny_store)
-    results = [evaluation.evaluate("knn", source) for source in ("trained", "random", "raw", "turned")]
-    assert [result["pretrained_on"] for result in results] == ["fit", None, None, None]
+    found = [evaluation.evaluate("knn", source) for source in ("trained", "random", "raw", "turned")]
+    assert [result.pretrained_on for result in found] == ["synthetic, cross-subject, fit", None, None, None]
     names = sorted(path.name for path in (run / "evaluation").iterdir())
     assert names == ["knn.json", "random-knn.json", "raw-knn.json", "turned-knn.json"]
+    assert [result.source for result in read_results(run)] == ["trained", "random", "raw", "turned"]
+
+
+def test_features_are_extracted_once_for_all_that_need_them(
+    run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mica.evaluation import evaluate
+
+    extracted = []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        extracted.append(arguments)
+        return original(*arguments, **named)
+
+    original = evaluate.encoder_features
+    monkeypatch.setattr(evaluate, "encoder_features", counted)
+    evaluation = Evaluation(run, tiny_store, QUICK)
+    for protocol in ("linear", "knn", "retrieval"):
+        evaluation.evaluate(protocol)
+    assert len(extracted) == 1
 
 
 def test_a_result_is_replaced_whole_or_not_at_all(
@@ -77,50 +120,104 @@ def test_a_result_is_replaced_whole_or_not_at_all(
     def half(result: object, **_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate.json, "dumps", half)
+    monkeypatch.setattr(results.json, "dumps", half)
     with pytest.raises(KeyboardInterrupt):
         Evaluation(run, tiny_store).evaluate("knn")
     assert [path.name for path in (run / "evaluation").iterdir()] == ["knn.json"]
     assert result_file(run, "knn").read_text() == before
 
 
-def test_features_are_the_models_own_and_leave_it_alone(tiny_run: Path, tiny_store: Store) -> None:
-    model, card = load_pretrained(tiny_run / "checkpoint")
-    dataset = SkeletonDataset(tiny_store, [3, 1, 2], card.preprocessing)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    model.train()
-    features, labels = extract_features(model, dataset, "joint", tiny_store.layout, batch_size=2)
-    assert model.training
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert labels.tolist() == tiny_store.labels[[3, 1, 2]].tolist()
-    with torch.inference_mode():
-        expected = model.eval().features(torch.stack([dataset[i]["x"] for i in range(3)]))
-    torch.testing.assert_close(features, expected)
+@pytest.mark.parametrize("damage", ["missing", "unexpected"])
+def test_a_checkpoint_with_other_keys_is_refused_and_they_are_listed(
+    run: Path, tiny_store: Store, damage: str
+) -> None:
+    """Peers load what fits, and then score an encoder that is partly random."""
+    file = run / "checkpoint" / "model.safetensors"
+    weights = load_file(file)
+    names = ["encoder.blocks.0.graph.conv.weight", "projector.1.weight"]
+    if damage == "missing":
+        for name in names:
+            weights.pop(name)
+    else:
+        names = ["module.conv.weight", "queue"]
+        weights.update(dict.fromkeys(names, torch.ones(1)) | {"queue": torch.zeros(2)})
+    save_file(weights, file)
+    with pytest.raises(InputError) as caught:
+        Evaluation(run, tiny_store)
+    assert damage in str(caught.value).lower()
+    assert [name for name in names if name not in str(caught.value)] == []
+    assert not (run / "evaluation").exists()
 
 
-def test_random_features_differ_from_trained(tiny_run: Path, tiny_store: Store) -> None:
-    evaluation = Evaluation(tiny_run, tiny_store)
-    trained, random = (
-        encoder_features(model, evaluation.card, tiny_store, evaluation.division)
-        for model in (evaluation.model, random_model(evaluation.card))
-    )
-    assert torch.equal(trained.test_labels, random.test_labels)
-    similarity = F.cosine_similarity(trained.test, random.test)
-    assert not torch.allclose(trained.test, random.test)
-    assert (similarity < 1 - 1e-4).all()
+def test_every_protocol_in_one_go(
+    text_run: Path, tiny_store: Store, zero_shot_store: Store, fake_text: None, tmp_path: Path
+) -> None:
+    """Synthetic motion has NTU's skeleton, UTD-MHAD the older Kinect's: joints are mapped."""
+    run, other = (Path(shutil.copytree(text_run, tmp_path / name)) for name in ("run", "other"))
+    evaluation = Evaluation(run, tiny_store, QUICK)
+    inputs: dict[str, Any] = {"transfer_to": zero_shot_store, "others": [other]}
+    assert left_out(evaluation, **inputs) == {}
+    found = list(evaluate_all(evaluation, **inputs))
+    assert tuple(result.protocol for result in found) == PROTOCOLS
+    assert {result.protocol: result for result in read_results(run)} == {
+        result.protocol: result for result in found
+    }
+    assert all(result.text_supervision for result in found)
+    moved = next(result for result in found if result.protocol == "transfer")
+    assert (moved.dataset, moved.split, moved.parts["test"]) == ("utd-mhad", "cross-subject", 54)
+    assert result_file(run, "transfer", target="utd-mhad").is_file()
+    assert not (other / "evaluation").exists()
 
 
-def test_parts_are_those_of_the_split(tiny_run: Path, tiny_store: Store) -> None:
-    evaluation = Evaluation(tiny_run, tiny_store)
-    division = evaluation.division
-    for turned in (False, True):
-        features = raw_features(evaluation.card, tiny_store, division, align_view=turned)
-        assert features.train_labels.tolist() == tiny_store.labels[division.train].tolist()
-        assert features.test_labels.tolist() == tiny_store.labels[division.test].tolist()
-        assert division.train[features.fit.numpy()].tolist() == division.fit.tolist()
-        assert features.test.shape == (64, 3 * 8 * 25)
-        fit, _, validation, _ = features.for_choosing
-        assert (len(fit), len(validation)) == (48, 16)
+def test_what_does_not_apply_is_left_out_with_its_reason(run: Path, tiny_store: Store) -> None:
+    reasons = left_out(Evaluation(run, tiny_store))
+    assert set(reasons) == {"zero-shot", "transfer", "ensemble"}
+    assert "without text" in reasons["zero-shot"]
+
+
+def test_streams_are_fused_under_their_names(
+    tiny_store: Store, tiny_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
+    runs = []
+    for stream in ("joint", "bone", "motion"):
+        config = tiny_config()
+        how = replace(config.preprocessing, stream=stream)
+        pretrain(replace(config, preprocessing=how), tiny_store, tmp_path / stream)
+        runs.append(tmp_path / stream)
+    result = Evaluation(runs[0], tiny_store).ensemble(runs[1:])
+    names = " ".join(score.name for score in result.scores)
+    assert all(stream in names for stream in ("joint", "bone", "motion"))
+    assert any("peers" in score.name for score in result.scores)
+    with pytest.raises(InputError, match="two different runs"):
+        Evaluation(runs[0], tiny_store).ensemble([])
+
+
+def test_runs_of_other_clips_are_not_fused(
+    run: Path, tiny_store: Store, tiny_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
+    config = tiny_config()
+    pretrain(replace(config, split=replace(config.split, part="train")), tiny_store, tmp_path / "whole")
+    with pytest.raises(InputError, match="part"):
+        Evaluation(run, tiny_store).ensemble([tmp_path / "whole"])
+
+
+def test_random_is_the_same_architecture_before_training(run: Path) -> None:
+    trained, random = (fresh_model(run, source) for source in ("trained", "random"))
+    shapes = [
+        {name: value.shape for name, value in model.state_dict().items()} for model in (trained, random)
+    ]
+    assert shapes[0] == shapes[1]
+    name = "encoder.blocks.0.graph.conv.weight"
+    assert not torch.equal(trained.state_dict()[name], random.state_dict()[name])
+    assert not random.training
+
+
+@pytest.mark.parametrize("protocol", ["finetune", "semi"])
+def test_coordinates_cannot_be_fine_tuned(run: Path, tiny_store: Store, protocol: Any) -> None:
+    with pytest.raises(InputError, match="--features trained or random"):
+        Evaluation(run, tiny_store).evaluate(protocol, "raw")
+    with pytest.raises(InputError, match="--features trained or random"):
+        transfer(run, tiny_store, source="turned")
 
 
 def test_zero_shot_without_text_is_refused(run: Path, tiny_store: Store) -> None:
@@ -132,9 +229,10 @@ def test_zero_shot_without_text_is_refused(run: Path, tiny_store: Store) -> None
 def test_prompts_of_seen_classes(text_run: Path, tiny_store: Store, fake_text: None, tmp_path: Path) -> None:
     run = Path(shutil.copytree(text_run, tmp_path / "run"))
     result = Evaluation(run, tiny_store).evaluate("zero-shot")
-    assert result["unseen_classes"] == []
-    assert result["clips"] == 64
-    assert result["text_supervision"] is True
+    assert result.unseen_classes == ()
+    assert result.scores[0].clips == 64
+    assert "seen" in result.scores[0].name
+    assert result.text_supervision is True
     with pytest.raises(InputError, match="pretrained with text"):
         Evaluation(run, tiny_store).evaluate("zero-shot", "random")
 
@@ -146,30 +244,15 @@ def test_zero_shot_asks_for_unseen_classes_alone(
     unseen = zero_shot_split("utd-mhad", "22/5").unseen
     result = Evaluation(run, zero_shot_store).evaluate("zero-shot")
     names = zero_shot_store.info.class_names
-    assert result["unseen_classes"] == [names[label] for label in unseen]
-    assert result["clips"] == 2 * len(unseen)
-    confusion = np.array(result["confusion"])
+    assert result.unseen_classes == tuple(names[label] for label in unseen)
+    score = result.scores[0]
+    assert score.clips == 2 * len(unseen)
+    confusion = np.array(score.confusion)
     assert np.flatnonzero(confusion.sum(1)).tolist() == sorted(unseen)
     assert set(np.flatnonzero(confusion.sum(0))) <= set(unseen), "a seen class was answered"
-    answered = {name for name, score in result["per_class"].items() if score is not None}
-    assert answered == set(result["unseen_classes"])
-
-
-def test_zero_shot_is_the_nearest_mean_prompt(
-    zero_shot_run: Path, zero_shot_store: Store, fake_text: None
-) -> None:
-    evaluation = Evaluation(zero_shot_run, zero_shot_store)
-    card = evaluation.card
-    features = encoder_features(evaluation.model, card, zero_shot_store, evaluation.division).test
-    texts = class_embeddings(evaluate.load_text_encoder("minilm"), card.dataset, card.class_names)
-    with torch.inference_mode():
-        skeleton = evaluation.model.embed(features).double().numpy()
-    concepts = texts.double().numpy().mean(1)
-    concepts /= np.linalg.norm(concepts, axis=1, keepdims=True)
-    for candidates in ([4, 14, 23], [26, 0, 7, 3], [5]):
-        found = zero_shot_predict(evaluation.model, features, texts, torch.tensor(candidates))
-        expected = [max(candidates, key=lambda label: clip @ concepts[label]) for clip in skeleton]
-        assert found.tolist() == expected
+    answered = {name for name, reached in score.per_class.items() if reached is not None}
+    assert answered == set(result.unseen_classes)
+    assert any("harmonic mean" in score.measures for score in result.scores)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +267,7 @@ def test_zero_shot_is_the_nearest_mean_prompt(
 def test_a_store_that_the_model_was_not_made_for(
     tiny_run: Path, tiny_store: Store, change: Callable[..., Any], field: str
 ) -> None:
-    card = load_pretrained(tiny_run / "checkpoint")[1]
+    card = load_card(tiny_run / "checkpoint")
     store = Store.open(tiny_store.path)
     check_fit(card, store)
     store.info = change(store.info)
