@@ -20,6 +20,7 @@ FLOORS = [
     {"mica.demo", "mica.doctor"},
     {"mica.configs"},
     {"mica.training", "mica.report"},
+    {"mica.inference"},
     {"mica.evaluation"},
     {"mica.data"},
     {"mica.models", "mica.objectives", "mica.transforms"},
