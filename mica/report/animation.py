@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import json
 from collections.abc import Callable
@@ -19,33 +18,6 @@ from mica.report.gif import write_gif
 from mica.report.scene import FLOOR_COLOUR, FLOOR_LINES, SIDE_COLOURS, TILT, set_scene
 from mica.report.templates import style, template
 from mica.skeleton import SkeletonLayout
-
-_CLOSE_NAMES, _MOST_COMPARED = 3, 1000
-
-
-def find_clip(store: Store, clip: str) -> int:
-    """Return the position of the clip called `clip` or, if none is and it is a number, `clip` as a position from 0.
-
-    Raises `InputError` that suggests similar names if there is no such clip.
-    """
-    named = np.flatnonzero(store.names == clip)
-    if len(named):
-        return int(named[0])
-    if clip.isdecimal() and len(clip) < 19 and int(clip) < len(store):
-        return int(clip)
-    similar = difflib.get_close_matches(clip, _most_alike(store.names, clip), _CLOSE_NAMES, cutoff=0.5)
-    names = f"similar names: {', '.join(similar)}" if similar else f"the first is called {store.names[0]}"
-    raise InputError(
-        f"no clip '{clip}'", file=store.path, hint=f"{names}; positions run from 0 to {len(store) - 1}"
-    )
-
-
-def _most_alike(names: np.ndarray, name: str) -> list[str]:
-    """The names that share most letters in place with `name`: few enough to be compared with care."""
-    letters = np.ascontiguousarray(names).view(np.uint32).reshape(len(names), -1)
-    wanted = np.array([name], dtype=names.dtype).view(np.uint32)
-    same = ((letters == wanted) & (letters != 0)).sum(axis=1)
-    return names[np.argsort(-same, kind="stable")[:_MOST_COMPARED]].tolist()
 
 
 def animate(store: Store, clip: int, out: Path, *, overwrite: bool = False) -> Path:
@@ -116,11 +88,15 @@ def animation_player() -> str:
     return f"<style>{_macro('style')()}</style>\n<script>{_script()}</script>"
 
 
+def player_hash() -> str:
+    """Return the SHA-256 of the player, by which a page allows this script and no other to run."""
+    return base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
+
+
 def animation_page(heading: str, figure: str) -> str:
     """Return a page around a figure of `animation_html`, which fetches nothing and runs no script but the player."""
-    allowed = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
     return _macro("page")(
-        heading=heading, figure=figure, player=animation_player(), style=style(), script_hash=allowed
+        heading=heading, figure=figure, player=animation_player(), style=style(), script_hash=player_hash()
     )
 
 

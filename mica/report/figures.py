@@ -5,24 +5,22 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib import patheffects, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-
-from mica.report.probe import Gate
-from mica.skeleton import SkeletonLayout
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 # More classes than colours: the marker changes when the colours are used up. Nine, so that 63 pairs differ.
 MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
+WIDTH = 3.9  # inches: about what a phone shows without shrinking the letters
 _LONGEST_NAME = 34
 _MOST_CLASSES_WITH_NUMBERS = 40
 
@@ -41,7 +39,9 @@ _STYLE: dict[Any, object] = {
     "svg.hashsalt": "mica",  # the same run gives the same bytes
     "text.parse_math": False,  # a class may be called "$"
 }
-_draw = rc_context(_STYLE)
+styled = rc_context(_STYLE)
+# Behind names that lie on a picture. An outline would turn the letters into curves, ten times the bytes.
+PALE_BOX = {"boxstyle": "square,pad=0.08", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,23 @@ class Picture:
     alt: str
 
 
-@_draw
+@styled
 def curve(
     epochs: Sequence[int], values: Sequence[float | None], title: str, unit: str, colour: int = 0
 ) -> Picture:
     """A value against the epochs finished; epochs without a value are skipped, few values get dots."""
     known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
     x, y = [epoch for epoch, _ in known], [value for _, value in known]
-    figure, axes = _axes(3.6, 2.3)
+    figure, axes = new_axes(3.6, 2.3)
     axes.plot(x, y, color=COLOURS[colour], linewidth=1.6, marker="o" if len(x) < 30 else None, markersize=3)
     axes.set(title=title, xlabel="epochs finished", ylabel=unit)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     alt = f"{title} against epochs: {y[0]:.3g} {unit} after epoch {x[0]}, {y[-1]:.3g} after epoch {x[-1]}."
-    return _picture(figure, alt)
+    return to_picture(figure, alt)
 
 
-@_draw
+@styled
 def confusion(counts: Int[np.ndarray, "K K"], class_names: Sequence[str]) -> Picture:
     """A confusion matrix in percent of each true class, whose zeros stay empty."""
     percent = row_percent(counts)
@@ -78,7 +78,7 @@ def confusion(counts: Int[np.ndarray, "K K"], class_names: Sequence[str]) -> Pic
     names = [shorten(name) for name in class_names]
     # The matrix is square; names stand left of it and below it, the scale to the right.
     side, room = 0.25 * max(classes, 8), 0.3 + 0.065 * max(map(len, names))
-    figure, axes = _axes(side + room + 0.8, side + room)
+    figure, axes = new_axes(side + room + 0.8, side + room)
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="none")
     axes.set_xticks(range(classes), names, rotation=90)
     axes.set_yticks(range(classes), names)
@@ -96,7 +96,86 @@ def confusion(counts: Int[np.ndarray, "K K"], class_names: Sequence[str]) -> Pic
         f"Confusion matrix of {classes} classes, in percent of each true class; "
         f"{np.diag(percent).mean():.0f} % on the diagonal on average."
     )
-    return _picture(figure, alt)
+    return to_picture(figure, alt)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A top-1 accuracy in percent with its standard deviation, and what it is set beside, by name."""
+
+    name: str
+    top1: float
+    spread: float | None
+    floors: Mapping[str, float]
+
+
+@styled
+def score_dots(dots: Sequence[Dot], title: str) -> Picture:
+    """Accuracies in a column, a line each: this run's as a full dot, what it is set beside as hollow marks."""
+    figure, axes = new_axes(WIDTH, 1.15 + 0.36 * len(dots))
+    places = np.arange(len(dots))
+    for place, dot in zip(places, dots, strict=True):
+        axes.plot(
+            [*dot.floors.values(), dot.top1], [place] * (1 + len(dot.floors)), color="#dcdce0", zorder=1
+        )
+        axes.annotate(
+            f"{dot.top1:.1f}", (dot.top1, place), xytext=(0, 6), textcoords="offset points",
+            ha="center", fontsize=8, fontweight="bold", color=COLOURS[0],
+        )  # fmt: skip
+    spreads = [dot.spread or 0.0 for dot in dots]
+    axes.errorbar(
+        [dot.top1 for dot in dots], places, xerr=spreads, fmt="o", color=COLOURS[0], markersize=7,
+        elinewidth=1.6, zorder=3, label="this run",
+    )  # fmt: skip
+    for number, floor in enumerate(dict.fromkeys(name for dot in dots for name in dot.floors)):
+        at = [place for place, dot in enumerate(dots) if floor in dot.floors]
+        axes.scatter(
+            [dots[place].floors[floor] for place in at], at, s=34, marker=MARKERS[1 + number], facecolor="white",
+            edgecolor="#555555", zorder=2, label=floor,
+        )  # fmt: skip
+    axes.set_yticks(places, [shorten(dot.name) for dot in dots])
+    axes.set(xlim=(0, 102), ylim=(len(dots) - 0.4, -0.75), xlabel="top-1 accuracy on the test part [%]")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, handletextpad=0.2, columnspacing=1.2)
+    told = "; ".join(_told(dot) for dot in dots)
+    return to_picture(figure, f"{title}, top-1 accuracy in percent. {told}.")
+
+
+def _told(dot: Dot) -> str:
+    spread = "" if dot.spread is None else f" ± {dot.spread:.1f}"
+    floors = ", ".join(f"{name} {top1:.1f}" for name, top1 in dot.floors.items())
+    return f"{dot.name}: {dot.top1:.1f}{spread}" + (f" ({floors})" if floors else "")
+
+
+@styled
+def class_bars(per_class: Mapping[str, float], mean: float, worst: int) -> Picture:
+    """The accuracy of each class in percent, the best first; the `worst` last are in another colour."""
+    names = sorted(per_class, key=lambda name: -per_class[name])
+    values = [per_class[name] for name in names]
+    failing = [place >= len(names) - worst for place in range(len(names))]
+    colours = [COLOURS[1] if fails else COLOURS[0] for fails in failing]
+    figure, axes = new_axes(WIDTH, 0.6 + 0.21 * len(names))
+    places = np.arange(len(names))
+    axes.hlines(places, 0, values, color=colours, linewidth=1.4, alpha=0.55)
+    axes.scatter(values, places, s=34, c=colours, zorder=3)
+    for place, value in enumerate(values):
+        axes.annotate(
+            f"{value:.0f}", (value, place), xytext=(7, 0), textcoords="offset points", va="center",
+            fontsize=8, color=colours[place], fontweight="bold" if failing[place] else "normal", bbox=PALE_BOX,
+        )  # fmt: skip
+    axes.axvline(mean, color="#767676", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        f"all clips {mean:.0f}", (mean, -0.9), xytext=(-4, 0), textcoords="offset points", ha="right",
+        va="center", fontsize=8, color="#555555",
+    )  # fmt: skip
+    axes.set_yticks(places, [shorten(name) for name in names])
+    axes.set(xlim=(0, 107), ylim=(len(names) - 0.4, -1.4), xlabel="clips of the class recognised [%]")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    told = ", ".join(f"{name} {per_class[name]:.0f} %" for name in names)
+    return to_picture(figure, f"Accuracy of {len(names)} classes, the best first: {told}.")
 
 
 def row_percent(counts: Int[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
@@ -108,107 +187,6 @@ def row_percent(counts: Int[np.ndarray, "K K"]) -> Float[np.ndarray, "K K"]:
     return 100.0 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
 
 
-@_draw
-def embedding_map(points: Float[np.ndarray, "clips 2"], labels: Int[np.ndarray, " clips"]) -> Picture:
-    """The clips in the plane, a colour and marker a class; `legend` says which is which."""
-    figure, axes = _axes(5.0, 4.8)
-    for label in np.unique(labels):
-        x, y = points[labels == label].T
-        axes.scatter(x, y, s=16, **_class_style(label))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set(xlabel="first dimension (no unit)", ylabel="second dimension (no unit)")
-    classes = len(np.unique(labels))
-    alt = f"Map of {len(points)} test clips of {classes} classes; clips that the model finds alike lie close."
-    return _picture(figure, alt)
-
-
-@_draw
-def legend(labels: Int[np.ndarray, " clips"], class_names: Sequence[str]) -> list[tuple[Picture, str]]:
-    """The markers of the classes that occur, each with its name; not in the map, so that a page can wrap."""
-    entries = []
-    for label in np.unique(labels):
-        figure, axes = _axes(0.18, 0.18)
-        axes.scatter([0], [0], s=36, clip_on=False, **_class_style(label))
-        axes.axis("off")
-        entries.append((_picture(figure, alt=""), class_names[label]))
-    return entries
-
-
-def _class_style(label: int) -> dict[str, Any]:
-    marker = MARKERS[label // len(COLOURS) % len(MARKERS)]
-    return {"color": COLOURS[label % len(COLOURS)], "marker": marker, "linewidth": 0, "alpha": 0.85}
-
-
-@_draw
-def filter_map(
-    magnitude: Float[np.ndarray, "V F"], layout: SkeletonLayout, title: str, bound: float
-) -> Picture:
-    """A FreST layer's filter: joints by body part against frequencies, white at 1, which changes nothing."""
-    order = [joint for part in layout.parts.values() for joint in part]
-    joints, frequencies = magnitude.shape
-    figure, axes = _axes(4.6, 1.0 + 0.19 * joints)
-    extent = (-0.5, frequencies - 0.5, joints - 0.5, -0.5)
-    image = axes.imshow(
-        magnitude[order], cmap="PuOr_r", vmin=1 - bound, vmax=1 + bound, aspect="auto", interpolation="none",
-        extent=extent,
-    )  # fmt: skip
-    axes.set_yticks(range(joints), [layout.joints[joint] for joint in order])
-    for end in np.cumsum([len(part) for part in layout.parts.values()])[:-1]:
-        axes.axhline(end - 0.5, color="#767676", linewidth=0.6)
-    axes.tick_params(length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(title=title, xlabel="frequency [cycles per clip]")
-    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.02)
-    bar.set_label("gain (1 = unchanged)")
-    bar.outline.set_visible(False)
-    joint, frequency = np.unravel_index(np.abs(magnitude - 1).argmax(), magnitude.shape)
-    alt = (
-        f"{title}, {joints} joints by {frequencies} frequencies. Gain between {magnitude.min():.2f} and "
-        f"{magnitude.max():.2f}, farthest from 1 at {layout.joints[joint]}, {frequency} cycles per clip."
-    )
-    return _picture(figure, alt)
-
-
-@_draw
-def body(
-    pose: Float[np.ndarray, "V 2"],
-    values: Float[np.ndarray, " V"],
-    layout: SkeletonLayout,
-    unit: str,
-    named: Sequence[int],
-) -> Picture:
-    """A skeleton from the front, its joints coloured and sized by `values`, those in `named` labelled."""
-    figure, axes = _axes(4.2, 5.2)
-    for bone in layout.bones:
-        axes.plot(*pose[list(bone)].T, color="#b5b5b5", linewidth=2, zorder=1, solid_capstyle="round")
-    spread = float(np.ptp(values)) or 1.0
-    sizes = 30 + 170 * (values - values.min()) / spread
-    x, y = pose.T
-    dots = axes.scatter(x, y, c=values, s=sizes, cmap="viridis", edgecolor="white", linewidth=0.8, zorder=2)
-    middle = pose[:, 0].mean()
-    for joint in named:
-        right = pose[joint, 0] >= middle
-        axes.annotate(
-            layout.joints[joint], pose[joint], xytext=(10 if right else -10, 0), textcoords="offset points",
-            ha="left" if right else "right", va="center", fontsize=8, color="#222222",
-            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")], zorder=3,
-        )  # fmt: skip
-    axes.set_aspect("equal")
-    axes.margins(x=0.45, y=0.06)
-    axes.axis("off")
-    bar = figure.colorbar(dots, ax=axes, orientation="horizontal", aspect=30, pad=0.02, shrink=0.85)
-    bar.set_label(unit)
-    bar.outline.set_visible(False)
-    names = ", ".join(layout.joints[joint] for joint in named)
-    return _picture(figure, f"A skeleton from the front, joints by {unit}; the highest: {names}.")
-
-
-def filter_bound(gate: Gate) -> float:
-    """How far the gains of both layers stray from 1: one colour scale for both."""
-    return max(0.01, float(np.abs(gate.first - 1).max()), float(np.abs(gate.last - 1).max()))
-
-
 def shorten(name: str) -> str:
     """Cut a long class name at a word.
 
@@ -218,12 +196,12 @@ def shorten(name: str) -> str:
     return textwrap.shorten(name, _LONGEST_NAME, placeholder=" …") if len(name) > _LONGEST_NAME else name
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _picture(figure: Figure, alt: str) -> Picture:
+def to_picture(figure: Figure, alt: str) -> Picture:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     width, height = figure.get_size_inches() * 96

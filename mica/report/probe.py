@@ -1,11 +1,9 @@
-"""What a trained model makes of the test clips: a map of their features, and the joints its gate keeps."""
+"""What a trained model makes of the test clips: a map of their features, and what its gate keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from torch import Tensor, nn
+from torch import Tensor
 
 from mica.data.dataset import SkeletonDataset
 from mica.data.store import Store
@@ -21,7 +19,8 @@ from mica.evaluation.features import extract_features
 from mica.models.frest import FreST
 from mica.models.mica import MICA
 from mica.models.pretrained import ModelCard
-from mica.models.stgcn import STGCN
+from mica.report.gate_by_class import GateByClass, gate_by_class
+from mica.report.spectra import SpectrumRecorder
 
 MOST_CLIPS = 1000  # t-SNE of more takes long and shows no more
 _PCA_WIDTH = 50  # what t-SNE's authors reduce to first
@@ -36,6 +35,7 @@ class Gate:
     kept: in which share of clips and channels the last layer passes a signal at a joint.
     strength: root mean square of what the last layer passes at a joint, relative to the average joint.
     switches: whether the layers switch anything off; if not, `kept` tells only where their input was 0.
+    by_class: what the first layer passes of each class: its joints are not yet mixed, and it has most frequencies.
     """
 
     first: Float[np.ndarray, "V F"]
@@ -43,17 +43,21 @@ class Gate:
     kept: Float[np.ndarray, " V"]
     strength: Float[np.ndarray, " V"]
     switches: bool
+    by_class: GateByClass
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Test clips as the model sees them: `points` are their features in two dimensions, unit-free.
+    """Test clips as the model sees them: `clips` are their places in the store, `features` what evaluations use.
 
-    `pose` is the mean first frame, front view, metres; `gate` is None in a model without FreST.
+    `points` are the features in two dimensions, unit-free; `pose` is the mean first frame, front view, metres; `gate`
+    is None in a model without FreST, and where no clip shows a body that moves.
     """
 
-    points: Float[np.ndarray, "clips 2"]
+    clips: Int[np.ndarray, " clips"]
     labels: Int[np.ndarray, " clips"]
+    features: Float[Tensor, "clips features"]
+    points: Float[np.ndarray, "clips 2"]
     pose: Float[np.ndarray, "V 2"]
     gate: Gate | None
 
@@ -62,12 +66,12 @@ def probe(model: MICA, card: ModelCard, store: Store, test: Int[np.ndarray, " te
     """Pass at most `MOST_CLIPS` of the test clips, evenly spaced, through the model in evaluation mode."""
     chosen = evenly_spaced(test, MOST_CLIPS)
     dataset = SkeletonDataset(store, chosen, card.preprocessing)
-    layers = model.encoder.frest_layers
-    recorder = GateRecorder()
+    recorder = SpectrumRecorder(dataset.persons)
     with recorder.watch(model.encoder):
         features, labels = extract_features(model, dataset, card.preprocessing.stream, store.layout)
-    gate = recorder.summary(layers[0], layers[-1]) if layers else None
-    return Probe(flatten(features), labels.numpy(), mean_pose(store, card, chosen), gate)
+    layers, pose = model.encoder.frest_layers, mean_pose(store, card, chosen)
+    gate = summary(recorder, layers, labels.numpy()) if layers and recorder.bodies else None
+    return Probe(chosen, labels.numpy(), features, flatten(features), pose, gate)
 
 
 def evenly_spaced(indices: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " few"]:
@@ -100,45 +104,16 @@ def mean_pose(store: Store, card: ModelCard, indices: Int[np.ndarray, " clips"])
     return frames.mean(0).T.numpy()
 
 
-class GateRecorder:
-    """Sums up over batches what the encoder's last FreST layer keeps, leaving absent bodies out."""
-
-    def __init__(self) -> None:
-        self.bodies = 0
-        self.kept: Tensor | float = 0.0
-        self.power: Tensor | float = 0.0
-
-    @contextmanager
-    def watch(self, encoder: STGCN) -> Iterator[None]:
-        """Record during the context; does nothing for an encoder without FreST."""
-        handles = [encoder.register_forward_pre_hook(self._see_bodies)]
-        handles += [layer.register_forward_pre_hook(self._see_layer) for layer in encoder.frest_layers[-1:]]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _see_bodies(self, encoder: nn.Module, inputs: tuple[Any, ...]) -> None:
-        # Later on an absent body is no longer zero: normalisation and biases give it a signal.
-        self._present = inputs[0].flatten(1).any(1)
-
-    def _see_layer(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        assert isinstance(layer, FreST)
-        x = inputs[0][self._present]
-        self.bodies += len(x)
-        self.kept = self.kept + layer.gate_map(x)["kept"].sum(0)
-        self.power = self.power + layer.filter(x).square().mean((1, 2)).sum(0)
-
-    def summary(self, first: FreST, last: FreST) -> Gate:
-        """The record as numbers; `first` and `last` are layers of the encoder that was watched."""
-        assert isinstance(self.kept, Tensor)
-        assert isinstance(self.power, Tensor)
-        rms = (self.power / self.bodies).sqrt()
-        return Gate(
-            first=first.gate_map()["filter"].numpy(),
-            last=last.gate_map()["filter"].numpy(),
-            kept=(self.kept / self.bodies).numpy(),
-            strength=(rms / rms.mean().clamp_min(torch.finfo(rms.dtype).tiny)).numpy(),
-            switches=last.gate.sparsity is not None,
-        )
+def summary(recorder: SpectrumRecorder, layers: Sequence[FreST], labels: Int[np.ndarray, " clips"]) -> Gate:
+    """The record of an encoder's first and last layer as numbers."""
+    first, last = layers[0], layers[-1]
+    seen = recorder.spectra(last)
+    rms = np.sqrt(seen.passed.sum(axis=1).mean(axis=0, dtype=np.float64) / seen.num_frames)
+    return Gate(
+        first=first.gate_map()["filter"].cpu().numpy(),
+        last=last.gate_map()["filter"].cpu().numpy(),
+        kept=seen.kept.mean(axis=0, dtype=np.float64),
+        strength=rms / max(rms.mean(), np.finfo(np.float64).tiny),
+        switches=last.gate.sparsity is not None,
+        by_class=gate_by_class(recorder.spectra(first), labels),
+    )

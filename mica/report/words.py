@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
-from jaxtyping import Int
 
+from mica.data.splits import Split
+from mica.data.store import Store
+from mica.evaluation.results import Result
 from mica.models.pretrained import ModelCard
-from mica.report.records import Evaluation
 
 PROTOCOLS = {
     "linear": "a linear classifier on frozen features",
-    "knn": "nearest neighbour among frozen features",
+    "knn": "nearest neighbours among frozen features",
+    "retrieval": "test clips ask, the nearest training clips answer",
+    "finetune": "the whole encoder trained on with all labels",
+    "semi": "the whole encoder trained on with few labels",
     "zero-shot": "unseen classes, by their descriptions alone",
+    "transfer": "the encoder put to another data set",
+    "ensemble": "several runs' scores added up",
+}
+# What a command needs besides this run and its data.
+OTHER_INPUTS = {
+    "transfer": "mica evaluate transfer --run {run} --data OTHER.arrow",
+    "ensemble": "mica evaluate ensemble --run {run} --data {data} --with OTHER_RUN OTHER_RUN",
 }
 DATASETS = {
     "nw-ucla": "NW-UCLA",
@@ -25,17 +35,6 @@ DATASETS = {
     "pku-mmd-2": "PKU-MMD II",
     "synthetic": "Synthetic actions",
 }
-_MOST_CONFUSED = 8
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """`mistaken` of `clips` clips of class `true` were taken for class `predicted`."""
-
-    true: str
-    predicted: str
-    mistaken: int
-    clips: int
 
 
 def title(card: ModelCard) -> str:
@@ -54,25 +53,37 @@ def method(card: ModelCard, epochs: int) -> str:
     return f"MICA with the encoder {card.encoder.preset} on the {stream} stream, {frest}, {trained}."
 
 
-def in_order(protocols: Collection[str]) -> list[str]:
-    """Sort as in `PROTOCOLS`, variants behind their protocol, unknown ones last.
+def parts(store: Store, division: Split) -> str:
+    """How many clips train, validate and test, and who validates."""
+    held_out = [subject for subject in np.unique(store.subjects[division.validation]).tolist() if subject]
+    trains = set(store.subjects[division.fit].tolist())
+    who = f"subject{'s' * (len(held_out) > 1)} {', '.join(map(str, held_out))}"
+    if not held_out or trains & set(held_out):
+        who = "not told apart by subject"
+    return (
+        f"{len(division.train):,} clips train, {len(division.test):,} test ({division.note}). Of the former, "
+        f"{len(division.validation):,} are held out for every choice: {who}."
+    )
 
-    >>> in_order({"mine", "knn", "linear, logistic regression", "linear"})
-    ['linear', 'linear, logistic regression', 'knn', 'mine']
+
+def in_order(protocols: Collection[str]) -> list[str]:
+    """Sort as in `PROTOCOLS`, unknown ones last.
+
+    >>> in_order({"mine", "knn", "linear"})
+    ['linear', 'knn', 'mine']
     """
     ranks = {name: rank for rank, name in enumerate(PROTOCOLS)}
-    return sorted(protocols, key=lambda name: (ranks.get(name.split(",")[0], len(ranks)), name))
+    return sorted(protocols, key=lambda name: (ranks.get(name, len(ranks)), name))
 
 
-def meaning(evaluation: Evaluation) -> str:
+def meaning(result: Result) -> str:
     """What a protocol measures; zero-shot over classes that were all seen is said not to be zero-shot."""
-    if evaluation.protocol == "zero-shot" and not evaluation.unseen_classes:
-        return "all classes by their descriptions, which pretraining has seen: not truly zero-shot"
-    if evaluation.protocol == "zero-shot":
-        return f"{len(evaluation.unseen_classes)} unseen classes, by their descriptions alone"
-    if evaluation.protocol == "linear, logistic regression":
-        return "the same, fitted to the optimum"
-    return PROTOCOLS.get(evaluation.protocol, "")
+    if result.protocol == "zero-shot":
+        if not result.unseen_classes:
+            return "all classes by their descriptions, which pretraining has seen: not truly zero-shot"
+        count = len(result.unseen_classes)
+        return f"{count} unseen class{'es' * (count > 1)}, by their descriptions alone"
+    return PROTOCOLS.get(result.protocol, "")
 
 
 def unmeasured(card: ModelCard, measured: Collection[str]) -> dict[str, str]:
@@ -81,20 +92,11 @@ def unmeasured(card: ModelCard, measured: Collection[str]) -> dict[str, str]:
     return {name: PROTOCOLS[name] for name in in_order(possible - set(measured))}
 
 
-def most_confused(counts: Int[np.ndarray, "K K"], class_names: Sequence[str]) -> list[Confusion]:
-    """The pairs of classes most often taken one for the other, by share of the true class (rows of `counts`).
+def commands(names: Collection[str], run: str, data: str) -> list[str]:
+    """How to measure these protocols.
 
-    >>> counts = np.array([[8, 2, 0], [0, 4, 4], [0, 0, 8]])
-    >>> first, second = most_confused(counts, ("wave", "clap", "bow"))
-    >>> (first.true, first.predicted, first.mistaken, first.clips), second.true
-    (('clap', 'bow', 4, 8), 'wave')
+    >>> commands(["knn"], run="runs/a", data="a.arrow")
+    ['mica evaluate knn --run runs/a --data a.arrow']
     """
-    clips = counts.sum(axis=1)
-    mistakes = counts * ~np.eye(len(clips), dtype=bool)
-    share = mistakes / clips.clip(min=1)[:, None]
-    worst = np.argsort(-share, axis=None, kind="stable")[:_MOST_CONFUSED]
-    return [
-        Confusion(class_names[true], class_names[predicted], int(mistakes[true, predicted]), int(clips[true]))
-        for true, predicted in zip(*np.unravel_index(worst, share.shape), strict=True)
-        if mistakes[true, predicted] > 0
-    ]
+    plain = "mica evaluate {name} --run {run} --data {data}"
+    return [OTHER_INPUTS.get(name, plain).format(name=name, run=run, data=data) for name in names]

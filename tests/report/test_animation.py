@@ -1,18 +1,11 @@
-"""Clips in motion: found by name, written as GIF or as a page, and what the page does in a browser."""
+"""Clips in motion: written as GIF or as a page, and what the page does in a browser."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +14,11 @@ from PIL import Image, ImageColor
 from mica.data.clip import Clip, StoreInfo
 from mica.data.store import Store, write
 from mica.errors import InputError
-from mica.report.animation import animate, animation_html, animation_page, find_clip
+from mica.report.animation import animate, animation_html, animation_page
 from mica.report.scene import SIDE_COLOURS, set_scene
 from mica.skeleton import get_layout, standing_pose
+
+from .browser import Browser, Screen
 
 LAYOUT = get_layout("kinect-20")
 HOSTILE = '</script><b onload="x">$\\frac$ & {{ 7*7 }}\n'
@@ -53,39 +48,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     ]
     info = StoreInfo("mine", "kinect-20", ("wave", HOSTILE, "bow"), 30.0)
     return Store.open(write(tmp_path_factory.mktemp("store") / "tiny.arrow", clips, info).path)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "position"), [("together", 1), ("0", 0), ("2", 2), ("1", 3), ("alone", 0)]
-)
-def test_finds_clips_by_name_and_else_by_position(store: Store, wanted: str, position: int) -> None:
-    assert find_clip(store, wanted) == position
-
-
-@pytest.mark.parametrize(
-    ("wanted", "hint"),
-    [
-        ("togehter", "similar names: together; positions run from 0 to 3"),
-        ("ALONE", "positions run from 0 to 3"),
-        ("4", "positions run from 0 to 3"),
-        ("-1", "positions run from 0 to 3"),
-        ("²", "positions run from 0 to 3"),
-        ("9" * 5000, "positions run from 0 to 3"),
-        ("", "the first is called alone"),
-        ("\udcff", "the first is called alone"),
-    ],
-)
-def test_suggests_what_may_have_been_meant(store: Store, wanted: str, hint: str) -> None:
-    with pytest.raises(InputError, match=re.escape(hint)) as error:
-        find_clip(store, wanted)
-    assert error.value.file == store.path
-
-
-def test_suggests_among_very_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = np.array([f"S{setup:03d}P{person:03d}" for setup in range(100) for person in range(500)])
-    monkeypatch.setattr(store, "names", names)
-    with pytest.raises(InputError, match=r"similar names: S\d{3}P\d{3}, "):
-        find_clip(store, "S042P49")
 
 
 class Tags(HTMLParser):
@@ -151,116 +113,6 @@ def test_hostile_class_names_stay_text(pages: dict[str, Path]) -> None:
     assert len(page.scripts) == 2
     label = next(a["aria-label"] for name, a in page.tags if name == "canvas")
     assert HOSTILE in str(label)
-
-
-class Browser:
-    """Chromium without a window, spoken to through a pipe in its DevTools protocol: a JSON message, a zero byte."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        (self._in, theirs_in), (theirs_out, self._out) = os.pipe(), os.pipe()
-        options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
-        pipes = f'exec "$@" 3<&{theirs_out} 4>&{theirs_in}'  # it reads from 3 and writes to 4
-        self._process = subprocess.Popen(
-            ["bash", "-c", pipes, "bash", program, *options, f"--user-data-dir={profile}"],
-            pass_fds=(theirs_out, theirs_in),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._read, self._calls, self._session = os.fdopen(self._in, "rb"), 0, ""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.complaints: list[str] = []
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=30)
-        os.close(self._out)
-        self._read.close()
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._calls += 1
-        message = {"id": self._calls, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._calls:
-            pass
-        assert "error" not in answer, answer
-        return dict(answer["result"])
-
-    def _next(self) -> dict[str, Any]:
-        message = b""
-        while not message.endswith(b"\0"):
-            letter = self._read.read(1)
-            assert letter, "the browser is gone"
-            message += letter
-        answer: dict[str, Any] = json.loads(message[:-1])
-        if answer.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-            self.complaints.append(str(answer["params"]))
-        return answer
-
-    def open(self, page: Path, motion: str = "reduce", width: int = 800) -> None:
-        self.complaints.clear()
-        self.call(
-            "Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": motion}]
-        )
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
-        )
-        self.call("Page.navigate", url=page.as_uri())
-        while self._next().get("method") != "Page.loadEventFired":
-            pass
-
-    def ask(self, expression: str) -> Any:
-        """The value of an expression in the page, waited for if it is a promise."""
-        code = HELPERS + f"return {expression};"
-        answer = self.call(
-            "Runtime.evaluate",
-            expression=f"(async () => {{{code}}})()",
-            awaitPromise=True,
-            returnByValue=True,
-        )
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def mouse(self, kind: str, x: float, y: float) -> None:
-        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
-
-    def press(self, key: str) -> None:
-        code = {"ArrowRight": 39, "ArrowLeft": 37, " ": 32, "Tab": 9}[key]
-        for kind in ("keyDown", "keyUp"):
-            text = {"text": key} if key == " " and kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
-
-    def picture(self) -> Image.Image:
-        """What the canvas shows."""
-        box = self.ask("(({x, y, width, height}) => ({x, y, width, height}))(canvas.getBoundingClientRect())")
-        shot = self.call("Page.captureScreenshot", clip={**box, "scale": 1})
-        return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-
-
-HELPERS = """
-const find = selector => document.querySelector(selector);
-const canvas = find("canvas"), button = find("button"), time = find("[name=frame]"), turn = find("[name=turn]");
-const changes = async (value, seconds) => {
-  const before = value(), end = performance.now() + 1000 * seconds;
-  while (value() === before && performance.now() < end) await new Promise(resolve => setTimeout(resolve, 20));
-  return value() !== before;
-};
-"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium and no google-chrome here to run pages in")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 def colour_counts(picture: Image.Image) -> dict[str, int]:
@@ -359,7 +211,7 @@ def test_browser_says_so_where_nobody_is(browser: Browser, pages: dict[str, Path
 
 
 def test_browser_fits_a_phone(browser: Browser, pages: dict[str, Path]) -> None:
-    browser.open(pages["together"], width=320)
+    browser.open(pages["together"], screen=Screen(320, 900))
     assert browser.ask("document.documentElement.scrollWidth") <= 320
     assert browser.ask("button.getBoundingClientRect().height") >= 44
     assert min(colour_counts(browser.picture()).values()) > 100
