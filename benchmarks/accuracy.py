@@ -15,84 +15,121 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mica.evaluation.evaluate import result_file
 from mica.evaluation.features import Source
+from mica.evaluation.results import PROTOCOLS as ALL_PROTOCOLS
+from mica.evaluation.results import Score, read_result, read_results, result_file
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 PROTOCOLS = {"nw-ucla": "cross-view", "utd-mhad": "cross-subject"}
+STREAMS = ("joint", "bone", "motion")
+PLAIN = ("--encoder.frest", "false")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run: its name under `out`, its data set, and how `mica pretrain` makes it."""
+
+    run: str
+    dataset: str
+    recipe: str
+    options: tuple[str, ...] = ()
+
+    def command(self, out: Path) -> list[str]:
+        data, run = str(out / f"{self.dataset}.arrow"), str(out / self.run)
+        return ["mica", "pretrain", "--config", self.recipe, "--data", data, "--out", run, *self.options]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a training (its name and recipe) and the features that are scored."""
+    """A line of a table of features: the run, and which of its features."""
 
-    dataset: str
     title: str
     run: str
-    recipe: str
-    options: tuple[str, ...] = ()
     features: Source = "trained"
 
 
+def run_name(dataset: str, stream: str = "joint") -> str:
+    """What the language-supervised run of a stream is called."""
+    return f"{dataset}-language" + ("" if stream == "joint" else f"-{stream}")
+
+
+def trainings() -> list[Training]:
+    """Every run that the tables need."""
+    runs = []
+    for dataset in PROTOCOLS:
+        runs += [
+            Training(run_name(dataset, stream), dataset, dataset, ("--preprocessing.stream", stream))
+            for stream in STREAMS
+        ]
+        runs.append(Training(f"{dataset}-self", dataset, f"{dataset}-self-supervised"))
+    runs.append(Training("nw-ucla-language-plain", "nw-ucla", "nw-ucla", PLAIN))
+    runs.append(Training("nw-ucla-self-plain", "nw-ucla", "nw-ucla-self-supervised", PLAIN))
+    runs.append(Training("utd-mhad-language-22-5", "utd-mhad", "utd-mhad", ("--split.zero_shot", "22/5")))
+    return runs
+
+
 def rows_of(dataset: str) -> list[Row]:
-    """The rows that every dataset has; the floors use the preprocessing and the encoder of the first training."""
-    language = f"{dataset}-language"
-    return [
-        Row(dataset, "raw coordinates, as recorded", language, dataset, features="raw"),
-        Row(dataset, "raw coordinates, turned to the front", language, dataset, features="turned"),
-        Row(dataset, "random encoder", language, dataset, features="random"),
-        Row(dataset, "self-supervised", f"{dataset}-self", f"{dataset}-self-supervised"),
-        Row(dataset, "language-supervised", language, dataset),
+    """The features of a data set; the floors use the preprocessing and the encoder of the first training."""
+    language = run_name(dataset)
+    rows = [
+        Row("raw coordinates, as recorded", language, "raw"),
+        Row("raw coordinates, turned to the front", language, "turned"),
+        Row("random encoder", language, "random"),
+        Row("self-supervised", f"{dataset}-self"),
+        Row("language-supervised", language),
     ]
+    if dataset == "nw-ucla":
+        plain = "nw-ucla-language-plain"
+        rows += [
+            Row("random encoder, no FreST", plain, "random"),
+            Row("self-supervised, no FreST", "nw-ucla-self-plain"),
+            Row("language-supervised, no FreST", plain),
+        ]
+    return rows
 
 
-def rows_without_frest(dataset: str) -> list[Row]:
-    plain, language = ("--encoder.frest", "false"), f"{dataset}-language-plain"
-    recipe = f"{dataset}-self-supervised"
-    return [
-        Row(dataset, "random encoder, no FreST", language, dataset, plain, "random"),
-        Row(dataset, "self-supervised, no FreST", f"{dataset}-self-plain", recipe, plain),
-        Row(dataset, "language-supervised, no FreST", language, dataset, plain),
-    ]
+def evaluations(dataset: str, out: Path) -> Iterator[tuple[list[str], Path]]:
+    """The commands that score the runs of a data set, each with the last file that it writes."""
+    other = next(name for name in PROTOCOLS if name != dataset)
+    whole = {run_name(dataset), f"{dataset}-self"}
+    data, beside = ["--data", str(out / f"{dataset}.arrow")], ["--transfer-to", str(out / f"{other}.arrow")]
+
+    def evaluate(protocol: str, run: str, *options: str) -> list[str]:
+        return ["mica", "evaluate", protocol, "--run", str(out / run), *data, *options]
+
+    for row in rows_of(dataset):
+        if row.features != "trained" or row.run not in whole:
+            for protocol in ("linear", "knn"):
+                features = [] if row.features == "trained" else ["--features", row.features]
+                yield (
+                    evaluate(protocol, row.run, *features),
+                    result_file(out / row.run, protocol, row.features),
+                )
+    for protocol in ("finetune", "semi"):
+        run = run_name(dataset)
+        yield evaluate(protocol, run, "--features", "random"), result_file(out / run, protocol, "random")
+    own, language = f"{dataset}-self", run_name(dataset)
+    yield evaluate("all", own, *beside), result_file(out / own, "transfer", target=other)
+    others = [str(out / run_name(dataset, stream)) for stream in STREAMS[1:]]
+    yield evaluate("all", language, *beside, "--with", *others), result_file(out / language, "ensemble")
+    if dataset == "utd-mhad":
+        run = "utd-mhad-language-22-5"
+        yield evaluate("zero-shot", run), result_file(out / run, "zero-shot")
 
 
-ROWS = [*rows_of("nw-ucla"), *rows_without_frest("nw-ucla"), *rows_of("utd-mhad")]
-
-
-def prepare_command(dataset: str, raw: Path, out: Path) -> list[str]:
-    folder = raw / dataset.replace("-", "_")
-    return ["mica", "prepare", dataset, "--raw", str(folder), "--out", str(out / f"{dataset}.arrow")]
-
-
-def pretrain_command(row: Row, out: Path) -> list[str]:
-    data, run = str(out / f"{row.dataset}.arrow"), str(out / row.run)
-    return ["mica", "pretrain", "--config", row.recipe, "--data", data, "--out", run, *row.options]
-
-
-def evaluate_command(row: Row, protocol: str, out: Path) -> list[str]:
-    data, run = str(out / f"{row.dataset}.arrow"), str(out / row.run)
-    command = ["mica", "evaluate", protocol, "--run", run, "--data", data]
-    return command if row.features == "trained" else [*command, "--features", row.features]
-
-
-def all_commands(raw: Path, out: Path) -> list[tuple[list[str], Path]]:
+def all_commands(raw: Path, out: Path) -> Iterator[tuple[list[str], Path]]:
     """Every command in order, with the file that shows that it has been run."""
-    commands = [(prepare_command(dataset, raw, out), out / f"{dataset}.arrow") for dataset in PROTOCOLS]
-    trainings = {row.run: row for row in ROWS}
-    commands += [
-        (pretrain_command(row, out), out / row.run / "checkpoint" / "model.json")
-        for row in trainings.values()
-    ]
-    commands += [
-        (evaluate_command(row, protocol, out), result_file(out / row.run, protocol, row.features))
-        for row in ROWS
-        for protocol in ("linear", "knn")
-    ]
-    return commands
+    for dataset in PROTOCOLS:
+        folder, store = raw / dataset.replace("-", "_"), out / f"{dataset}.arrow"
+        yield ["mica", "prepare", dataset, "--raw", str(folder), "--out", str(store)], store
+    for training in trainings():
+        yield training.command(out), out / training.run / "checkpoint" / "model.json"
+    for dataset in PROTOCOLS:
+        yield from evaluations(dataset, out)
 
 
 def run(raw: Path, out: Path) -> None:
@@ -108,48 +145,79 @@ def write_table(out: Path) -> None:
     """Write RESULTS.md from the evaluation files under `out`."""
     lines = [HEAD]
     for dataset, protocol in PROTOCOLS.items():
-        lines += [
-            f"## {dataset}, {protocol}\n",
-            *_table([row for row in ROWS if row.dataset == dataset], out),
-            "",
-        ]
+        lines += [f"## {dataset}, {protocol}\n", *_features_table(dataset, out), ""]
+        lines += [f"### {dataset}, every protocol\n", *_protocols_table(dataset, out), ""]
+    lines += ["## utd-mhad, unseen classes\n", *_zero_shot_table(out), ""]
     commands = [shlex.join(command) for command, _ in all_commands(Path("DIR"), Path("runs/accuracy"))]
     lines += ["## The commands\n", "```", *commands, "```", ""]
     RESULTS.write_text("\n".join(lines))
     print(f"wrote {RESULTS.name}")
 
 
-def _table(rows: list[Row], out: Path) -> list[str]:
-    lines = [
-        "| features | text seen | linear, SGD | linear, logistic regression | kNN | epochs | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
+def _features_table(dataset: str, out: Path) -> Iterator[str]:
+    heads = (
+        "features",
+        "text seen",
+        "linear, SGD",
+        "linear, logistic regression",
+        "kNN",
+        "epochs",
+        "minutes",
+    )
+    yield from _head(heads)
+    for row in rows_of(dataset):
         linear, knn = (
-            _read(result_file(out / row.run, protocol, row.features)) for protocol in ("linear", "knn")
+            read_result(result_file(out / row.run, name, row.features)) for name in ("linear", "knn")
         )
-        epochs, minutes = _training(out / row.run) if row.features == "trained" else ("", "")
-        text = "labels as words" if linear["text_supervision"] else "no"
-        scores = (linear["top1"], linear["logistic_regression"]["top1"], knn["top1"])
-        lines.append(
-            f"| {row.title} | {text} | "
-            + " | ".join(f"{score:.1f}" for score in scores)
-            + f" | {epochs} | {minutes} |"
-        )
-    return [
-        *lines,
-        "",
-        f"Training / test clips: {linear['split_note']}.",
-    ]
+        text = "labels as words" if linear.text_supervision else "no"
+        figures = [_figure(score) for score in (*linear.scores, knn.scores[0])]
+        training = _training(out / row.run) if row.features == "trained" else ("", "")
+        yield f"| {' | '.join((row.title, text, *figures, *training))} |"
+    yield f"\nTraining / test clips: {linear.split_note}."
+
+
+def _protocols_table(dataset: str, out: Path) -> Iterator[str]:
+    """Rows a variant of a protocol; columns: never trained, self-supervised, language-supervised."""
+    runs = ((run_name(dataset), "random"), (f"{dataset}-self", "trained"), (run_name(dataset), "trained"))
+    columns: list[dict[str, Score]] = [_scores(out / run, source) for run, source in runs]
+    yield from _head(("protocol", "random encoder", "self-supervised", "language-supervised"))
+    for name in dict.fromkeys(name for column in columns for name in column):
+        cells = [_figure(column[name]) if name in column else "" for column in columns]
+        yield f"| {' | '.join((name, *cells))} |"
+
+
+def _scores(run: Path, source: str) -> dict[str, Score]:
+    """Every score of a source, in the order of the protocols."""
+    found = sorted(read_results(run), key=lambda result: ALL_PROTOCOLS.index(result.protocol))
+    return {
+        f"{'transfer to ' + result.dataset if result.protocol == 'transfer' else result.protocol}: {score.name}": score
+        for result in found
+        if result.source == source
+        for score in result.scores
+    }
+
+
+def _zero_shot_table(out: Path) -> Iterator[str]:
+    result = read_result(result_file(out / "utd-mhad-language-22-5", "zero-shot"))
+    yield f"Never seen in pretraining: {', '.join(result.unseen_classes)}.\n"
+    yield from _head(("variant", "top-1", "clips", "further"))
+    for score in result.scores:
+        further = ", ".join(f"{name} {value:.1f}" for name, value in score.measures.items())
+        yield f"| {score.name} | {_figure(score)} | {score.clips} | {further} |"
+
+
+def _head(cells: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(cells)} |"
+    yield f"| {' | '.join('---' for _ in cells)} |"
+
+
+def _figure(score: Score) -> str:
+    return f"{score.top1:.1f}" + ("" if score.spread is None else f" ± {score.spread:.1f}")
 
 
 def _training(folder: Path) -> tuple[str, str]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return str(len(records)), f"{sum(record['seconds'] for record in records) / 60:.1f}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text())
 
 
 HEAD = """# Results

@@ -10,18 +10,17 @@ Each part is a command of its own, too: `benchmarks.parsing`, `benchmarks.augmen
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.results import RESULTS, device_name, slug, stamp
+from benchmarks import figures
+from benchmarks.figures import Figures
+from benchmarks.results import RESULTS, stamp
 
-FILE = "data.json"
-Figures = dict[str, Any]
+FILE, COMMAND = "data.json", "python -m benchmarks.data --keep"
 
 
 def measure(clips: int, folder: Path | None) -> Figures:
@@ -39,17 +38,7 @@ def measure(clips: int, folder: Path | None) -> Figures:
 
 def table(results: Path = RESULTS) -> str:
     """The kept figures in Markdown, a table a device."""
-    parts = [_of_device(json.loads(file.read_text())) for file in sorted(results.glob(f"*/{FILE}"))]
-    return "\n\n".join(parts) or "Not yet measured."
-
-
-def _of_device(found: Figures) -> str:
-    head = (
-        f"**{found['device']}**, {found['threads']} threads, PyTorch {found['torch']}, commit {found['commit']}, "
-        f"{found['date'][:10]}. Made by `python -m benchmarks.data --keep`."
-    )
-    lines = [f"| {' | '.join(cells)} |" for cells in (("what", "measured"), ("---", "---"), *_lines(found))]
-    return "\n".join([head, "", *lines])
+    return figures.kept_table(FILE, COMMAND, _lines, results)
 
 
 def _lines(found: Figures) -> Iterator[tuple[str, str]]:
@@ -93,11 +82,9 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help=f"write results/<device>/{FILE}")
     parsed = parser.parse_args()
     found = measure(parsed.clips, parsed.folder)
-    print(_of_device(found))
+    print(figures.table(found, COMMAND, _lines))
     if parsed.keep:
-        file = RESULTS / slug(device_name(torch.device("cpu"))) / FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        figures.keep(FILE, found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import data
+from benchmarks import data, evaluating
 from benchmarks.registry import OPERATORS
 from benchmarks.results import (
     HERE,
@@ -29,7 +29,13 @@ from benchmarks.words import groups, megabytes, milliseconds, number, ours, perc
 
 DOCUMENTS = tuple(
     HERE.parent / name
-    for name in ("README.md", "benchmarks/README.md", "docs/performance.md", "docs/data.md")
+    for name in (
+        "README.md",
+        "benchmarks/README.md",
+        "docs/performance.md",
+        "docs/data.md",
+        "docs/evaluation.md",
+    )
 )
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -235,5 +241,5 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "training": training,
     "everything": everything,
 }
-FIGURES: dict[str, Callable[[], str]] = {"data": data.table}
+FIGURES: dict[str, Callable[[], str]] = {"data": data.table, "evaluating": evaluating.table}
 """Tables of what has results of its own, and no rows."""

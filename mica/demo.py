@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from mica.configs import load_config
 from mica.data.formats import prepare
@@ -35,4 +36,5 @@ def demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     results.append(evaluation.evaluate("zero-shot"))
     print("\n4/4  report")
     report = write_report(run, store, folder / "report.html")
-    print(f"\n{results_table(results)}\n\nreport: {report}")
+    quoted = [replace(result, scores=result.scores[:1]) for result in results]
+    print(f"\n{results_table(quoted)}\n\nreport: {report}")

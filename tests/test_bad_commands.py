@@ -277,6 +277,22 @@ def other_preset(run: Path) -> None:
     file.write_text(file.read_text().replace('"hidden": 16', '"hidden": 24'))
 
 
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("report --run one two", ("--out comparison.html",)),
+        ("report --run one", ("data", "--data STORE.arrow")),
+        ("predict --model run", ("either a store or files", "--files")),
+        ("evaluate linear --run run --data tiny.arrow --seeds 0", ("seeds", "at least 1")),
+    ],
+)
+def test_options_that_do_not_go_together(
+    place: Path, capsys: pytest.CaptureFixture[str], tiny_store: Store, command: str, named: tuple[str, ...]
+) -> None:
+    shutil.copy(tiny_store.path, "tiny.arrow")
+    refused(place, capsys, command, *named)
+
+
 @pytest.mark.parametrize("command", ["evaluate linear", "evaluate knn", "report"])
 @pytest.mark.parametrize(
     ("damage", "named"),
@@ -345,8 +361,10 @@ def test_store_of_another_kind_than_the_run(
         ("prepare folder --raw . --units inches --out set.arrow", ("units", "inches", "metres")),
         ("export npz --data tiny.arrow --out b.npz", ("npz", "ctr-gcn")),
         ("pretrain --out run", ("data",)),
-        ("evaluate", ("linear", "zero-shot")),
-        ("evaluate finetune --run run --data tiny.arrow", ("finetune", "linear")),
+        ("evaluate", ("linear", "--help")),
+        ("evaluate probing --run run --data tiny.arrow", ("probing", "linear")),
+        ("evaluate finetune --run run --data tiny.arrow --features raw", ("raw", "random")),
+        ("evaluate ensemble --run run --data tiny.arrow", ("ensemble.with",)),
         ("evaluate knn --run run --data tiny.arrow --features deep", ("deep", "random")),
         ("evaluate knn --data tiny.arrow", ("run",)),
     ],

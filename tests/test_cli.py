@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,13 +58,41 @@ def test_pretrain_then_evaluate(
     main(["evaluate", "knn", "--run", run, "--data", data])
     out = capsys.readouterr().out
     result = json.loads(Path(run, "evaluation", "knn.json").read_text())
-    assert f"{result['top1']:.1f}" in out
-    assert str(Path(run, "evaluation", "knn.json")) in out
+    assert all(f"{score['top1']:.1f}" in out for score in result["scores"])
+    assert f"results: {Path(run, 'evaluation')}" in out
     main(["evaluate", "knn", "--run", run, "--data", data, "--features", "raw"])
     assert Path(run, "evaluation", "raw-knn.json").is_file()
     main(["pretrain", f"--config={run}/config.yaml", "--data", data, "--out", run, "--overwrite"])
     assert load_config(f"{run}/config.yaml") == config
     assert not Path(run, "evaluation").exists()
+
+
+def test_a_trained_model_is_used(
+    tiny_store: Store, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its head, its features, its predictions, its page, and one beside another run."""
+    runs = [str(shutil.copytree(tiny_run, tmp_path / name)) for name in ("one", "two")]
+    run, data = runs[0], str(tiny_store.path)
+
+    def told(*command: str) -> str:
+        capsys.readouterr()
+        main(list(command))
+        return capsys.readouterr().out
+
+    main(["evaluate", "linear", "--run", run, "--data", data, "--seeds", "1"])
+    assert Path(run, "head.safetensors").is_file()
+    vectors = tmp_path / "vectors.npz"
+    assert "128" in told("embed", "--model", run, "--data", data, "--out", str(vectors))
+    with np.load(vectors) as content:
+        assert len(content["features"]) == len(tiny_store)
+    assert "probability" in told("predict", "--model", run, "--data", data, "--clip", "0", "--top", "2")
+    page = tmp_path / "page.html"
+    assert str(page) in told("report", "--run", *runs, "--out", str(page))
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    transferred = told("evaluate", "transfer", "--run", run, "--data", data, "--seeds", "1", "--epochs", "1")
+    assert "transfer to synthetic: fine-tuned" in transferred
+    fused = told("evaluate", "ensemble", "--run", run, "--data", data, "--with", runs[1])
+    assert "weights chosen on validation" in fused
 
 
 def nw_ucla_clips(folder: Path, frames: int) -> None:
@@ -108,7 +137,7 @@ def test_doctor_prints_its_report(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("--help", ("demo", "prepare", "pretrain", "evaluate", "report", "doctor")),
+        ("--help", ("demo", "prepare", "pretrain", "evaluate", "embed", "predict", "report", "doctor")),
         ("demo --help", ("--out", "--overwrite")),
         (
             "prepare --help",
@@ -122,7 +151,15 @@ def test_doctor_prints_its_report(capsys: pytest.CaptureFixture[str]) -> None:
         ("convert --help", ("--to-layout", "--data")),
         ("export --help", ("ctr-gcn,pyskl", "--protocol")),
         ("layouts --help", ("--out",)),
-        ("evaluate --help", ("linear", "knn", "zero-shot")),
+        (
+            "evaluate --help",
+            ("linear", "knn", "finetune", "semi", "transfer", "zero-shot", "ensemble", "all"),
+        ),
+        ("evaluate all --help", ("--run", "--data", "--transfer-to", "--with", "--seeds", "--epochs")),
+        ("embed --help", ("--model", "--data", "--files", ".parquet", "text-space")),
+        ("predict --help", ("--model", "--clip", "--texts", "--top")),
+        ("export-encoder --help", ("--model", "--out", "--frames", "ONNX")),
+        ("report --help", ("--run", "--data", "--out")),
         ("evaluate knn --help", ("--run", "--data", "--features")),
         ("report --help", ("--run", "--data")),
         (

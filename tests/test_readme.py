@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from mica.cli import make_parser
 from mica.configs import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
-README, DATA = ((ROOT / name).read_text() for name in ("README.md", "docs/data.md"))
+README, DATA, EVALUATION = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/data.md", "docs/evaluation.md")
+)
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 BLOCKS = FENCED.findall(README)
 COMMANDS = [
     line
-    for _, block in [*BLOCKS, *FENCED.findall(DATA)]
+    for _, block in [*BLOCKS, *FENCED.findall(DATA), *FENCED.findall(EVALUATION)]
     for line in block.splitlines()
     if line.startswith("mica ")
 ]
@@ -30,7 +33,7 @@ def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
-    arguments = command.split()[1:]
+    arguments = shlex.split(command)[1:]
     if "--config" in arguments:
         position = arguments.index("--config") + 1
         arguments[position] = str(recipes()[arguments[position]])
@@ -43,6 +46,6 @@ def test_every_recipe_is_named() -> None:
 
 
 def test_files_it_points_to_exist() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs", DATA)):
+    for folder, text in ((ROOT, README), (ROOT / "docs", DATA), (ROOT / "docs", EVALUATION)):
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (folder / target).exists(), target

@@ -5,32 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from mica.cli import data, parsers
+from mica.cli import data, evaluation, models, parsers
 from mica.errors import InputError
 
-if TYPE_CHECKING:
-    from mica.evaluation.evaluate import ProtocolName
-
-DATA_COMMANDS = {
+COMMANDS = {
     "prepare": data.prepare,
     "inspect": data.inspect,
     "convert": data.convert,
     "export": data.export,
     "layouts": data.layouts,
+    "evaluate": evaluation.evaluate,
+    "embed": models.embed,
+    "predict": models.predict,
+    "export-encoder": models.export_encoder,
+    "report": models.report,
 }
 PRETRAIN = (
     "Pretrain on the training part of a store. Start from a recipe and override what you like: "
     "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none"
 )
-PROTOCOLS = {
-    "linear": "A linear classifier on frozen features: the peers' SGD recipe, and logistic regression.",
-    "knn": "The nearest training clip by cosine similarity.",
-    "zero-shot": "The nearest class by its prompts alone; unseen classes where the run left some out.",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,17 +60,10 @@ def run(arguments: Namespace) -> None:
         from mica.demo import demo
 
         demo(options.out, overwrite=options.overwrite)
-    elif command in DATA_COMMANDS:
-        DATA_COMMANDS[command](options)
     elif command == "pretrain":
         _pretrain(options)
-    elif command == "evaluate":
-        _evaluate(options.subcommand, options[options.subcommand])
     else:
-        from mica.data.store import Store
-        from mica.report import write_report
-
-        print(f"report: {write_report(Path(options.run), Store.open(options.data))}")
+        COMMANDS[command](options)
 
 
 def _pretrain(options: Namespace) -> None:
@@ -85,16 +74,6 @@ def _pretrain(options: Namespace) -> None:
     config, store = read_config(options), Store.open(options.data)
     pretrain(config, store, Path(options.out), overwrite=options.overwrite)
     print(f"run: {options.out}\nnext: mica evaluate linear --run {options.out} --data {options.data}")
-
-
-def _evaluate(protocol: ProtocolName, options: Namespace) -> None:
-    from mica.data.store import Store
-    from mica.evaluation.evaluate import Evaluation, result_file
-    from mica.evaluation.table import results_table
-
-    result = Evaluation(options.run, Store.open(options.data)).evaluate(protocol, options.features)
-    print(results_table([result]))
-    print(f"result: {result_file(options.run, protocol, options.features)}")
 
 
 def make_parser(arguments: Sequence[str] = ("pretrain",)) -> ArgumentParser:
@@ -111,10 +90,8 @@ def make_parser(arguments: Sequence[str] = ("pretrain",)) -> ArgumentParser:
     commands.add_subcommand("pretrain", pretrain, help="train an encoder on a store")
     if "pretrain" in arguments:
         _add_settings(pretrain)
-    evaluate = parsers.make("Score a run: choices on validation subjects, the test part once.")
-    commands.add_subcommand("evaluate", evaluate, help="score a run on the test part, once")
-    _add_protocols(evaluate)
-    commands.add_subcommand("report", _report_parser(), help="one HTML page about a run")
+    evaluation.add_command(commands)
+    models.add_commands(commands)
     examined = parsers.make("Show versions, the device, and which kernels run, and why.")
     commands.add_subcommand("doctor", examined, help="versions, device, and which kernels run, and why")
     return parser
@@ -137,32 +114,6 @@ def _add_settings(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, help="run directory to create")
     parsers.add_overwrite(parser)
     add_config(parser)
-
-
-def _add_protocols(parser: ArgumentParser) -> None:
-    protocols = parser.add_subcommands(dest="subcommand", title="protocols")
-    for name, text in PROTOCOLS.items():
-        protocol = parsers.make(text)
-        _add_run(protocol)
-        protocol.add_argument(
-            "--features",
-            choices=("trained", "random", "raw", "turned"),
-            default="trained",
-            help="the trained encoder; to compare: the same one untrained (random), plain coordinates (raw), "
-            "or those turned to the front by the first frame (turned)",
-        )
-        protocols.add_subcommand(name, protocol, help=text)
-
-
-def _report_parser() -> ArgumentParser:
-    parser = parsers.make("Write RUN/report.html: curves, confusion, embedding map, FreST gate.")
-    _add_run(parser)
-    return parser
-
-
-def _add_run(parser: ArgumentParser) -> None:
-    parser.add_argument("--run", type=str, required=True, help="run directory that `mica pretrain` wrote")
-    parsers.add_data(parser)
 
 
 def _with_recipe_paths(arguments: list[str]) -> list[str]:

@@ -178,9 +178,10 @@ def prepare(options: Namespace) -> None:
 
 
 def inspect(options: Namespace) -> None:
+    from mica.data.find import find_clip
     from mica.data.store import Store
     from mica.errors import InputError
-    from mica.report.animation import animate, find_clip
+    from mica.report.animation import animate
     from mica.report.inspection import inspect
 
     if (options.clip is None) != (options.out is None):

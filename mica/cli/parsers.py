@@ -16,3 +16,7 @@ def add_overwrite(parser: ArgumentParser) -> None:
 
 def add_data(parser: ArgumentParser) -> None:
     parser.add_argument("--data", type=str, required=True, help="store that `mica prepare` wrote")
+
+
+def add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--run", type=str, required=True, help="run directory that `mica pretrain` wrote")

@@ -1,0 +1,39 @@
+"""Figures that are kept as one JSON file a device, and the table that documents have of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.results import RESULTS, device_name, slug
+
+Figures = dict[str, Any]
+Lines = Callable[[Figures], Iterable[tuple[str, str]]]
+
+
+def keep(name: str, found: Figures) -> None:
+    """Write results/<device>/`name`, over earlier figures."""
+    file = RESULTS / slug(device_name(torch.device("cpu"))) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def kept_table(name: str, command: str, lines: Lines, results: Path) -> str:
+    """The kept figures in Markdown, a table a device."""
+    files = sorted(results.glob(f"*/{name}"))
+    tables = [table(json.loads(file.read_text()), command, lines) for file in files]
+    return "\n\n".join(tables) or "Not yet measured."
+
+
+def table(found: Figures, command: str, lines: Lines) -> str:
+    """Where and with what figures were made, and what `lines` say of them."""
+    head = (
+        f"**{found['device']}**, {found['threads']} threads, PyTorch {found['torch']}, commit {found['commit']}, "
+        f"{found['date'][:10]}. Made by `{command}`."
+    )
+    cells = (("what", "measured"), ("---", "---"), *lines(found))
+    return "\n".join([head, "", *(f"| {' | '.join(row)} |" for row in cells)])
