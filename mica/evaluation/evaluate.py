@@ -240,7 +240,7 @@ def transfer(
 
 
 def check_same_clips(one: Evaluation, other: Evaluation) -> None:
-    """Raise InputError unless two runs were pretrained on the same part of the same split, with the same words or none."""
+    """Raise InputError unless two runs were pretrained on the same clips, with the same text encoder or none."""
     for name in ("protocol", "part", "seen_classes", "text"):
         of_one, of_other = getattr(one.card, name), getattr(other.card, name)
         if of_one != of_other:

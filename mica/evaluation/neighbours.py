@@ -33,11 +33,12 @@ def nearest(
         raise ValueError(f"k must be between 1 and the {len(gallery)} clips of the gallery, got {k}")
 
     def unit(rows: Tensor, of: str) -> Tensor:
-        unit = F.normalize(rows if scaling is None else scaling(rows), dim=1)
-        if not unit.isfinite().all():
+        rows = F.normalize(rows if scaling is None else scaling(rows), dim=1)
+        if not rows.isfinite().all():
             raise ValueError(f"{of} whose features hold NaN or infinity cannot be ranked")
-        return unit
+        return rows
 
+    # Made before it is filled: answers kept one by one would come to lie where tiles lay, and take up their room.
     found = (
         queries.new_empty(len(queries), k),
         torch.empty(len(queries), k, dtype=torch.int64, device=queries.device),

@@ -142,6 +142,7 @@ def test_outputs_that_fit(written: str, shown: str, tolerance: float) -> None:
     [
         ("(2, 3)\n", "(2, 4)\n", 0.0),
         ("1.0\n", "1.0000001\n", 0.0),
+        ("a  b\n", "a b\n", 0.0),
         ("loss 1.00\n", "loss 0.85\n", 0.1),
         ("loss 1.00\n", "cost 1.00\n", 0.1),
         ("loss 1.00\n", "loss -1.00\n", 0.1),

@@ -142,6 +142,7 @@ def evaluate(run: Path) -> None:
         a_result("linear", found, Score("logistic regression", 78.9, clips=12)),
         a_result("linear", Score("SGD", 12.3, spread=0.4, clips=12), source="random"),
         a_result("linear", Score("SGD", 45.6, clips=12), source="raw"),
+        a_result("retrieval", Score("cosine", 9.9, clips=12), source="raw"),
         a_result("knn", Score("k = 1", 66.6, clips=12), Score("k = 5", 65.5, clips=12)),
         a_result(
             "transfer", Score("fine-tuned", 55.5, clips=99), dataset="utd-mhad", class_names=("bow <b>",)
@@ -211,6 +212,8 @@ def test_numbers_stand_side_by_side(full: Page) -> None:
         "Synthetic actions", "synthetic"
     )
     assert "Text supervision: yes." in full.text
+    assert "mica evaluate retrieval --run" in full.text  # of which there is but a floor
+    assert "mica evaluate linear --run" not in full.text
 
 
 def test_says_who_trains_and_who_is_held_out(full: Page, store: Store) -> None:
@@ -259,9 +262,9 @@ def test_neighbours_move_beside_the_clip_that_asks(full: Page) -> None:
     assert kinds[::4] == ["clip asked"] * (len(kinds) // 4)
     assert set(kinds) == {"clip asked", "clip right", "clip wrong"}
     assert len(full.all("canvas")) == len(kinds)
-    assert len(re.findall(r"(?:right|wrong), similarity [01]\.\d\d subject [13]", full.text)) == kinds.count(
-        "clip right"
-    ) + kinds.count("clip wrong")
+    for verdict in ("right", "wrong"):
+        said = re.findall(rf"{verdict}, similarity [01]\.\d\d subject [13]", full.text)
+        assert len(said) == kinds.count(f"clip {verdict}")
     assert len(re.findall(r"test clip subject [24]", full.text)) == kinds.count("clip asked")
 
 
