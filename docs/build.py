@@ -91,7 +91,7 @@ def run_cells(cells: Sequence[Cell], page: Path, folder: Path) -> list[str]:
 
     PyTorch's generator and the looks of Matplotlib's pictures are afterwards as they were.
     """
-    namespace = {"__name__": "__main__"}
+    namespace: dict[str, object] = {"__name__": "__main__"}
     with _kept_apart(folder):
         return [_run_cell(cell, page.resolve(), namespace) for cell in cells]
 

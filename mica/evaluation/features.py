@@ -53,7 +53,7 @@ class SplitFeatures:
         return ForChoosing(self.train[fit], self.train_labels[fit], self.train[~fit], self.train_labels[~fit])
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors no later training could save for its backward pass
 def extract_features(
     model: MICA,
     dataset: SkeletonDataset,

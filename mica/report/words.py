@@ -49,6 +49,8 @@ def method(card: ModelCard, epochs: int) -> str:
     trained = "not trained at all: a random encoder"
     if epochs:
         trained = f"pretrained for {epochs} epochs on the {part}"
+        if len(card.seen_classes) < len(card.class_names):
+            trained += f", of {len(card.seen_classes)} of the {len(card.class_names)} classes"
     stream = card.preprocessing.stream
     return f"MICA with the encoder {card.encoder.preset} on the {stream} stream, {frest}, {trained}."
 

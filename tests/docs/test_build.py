@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import traceback
 from pathlib import Path
 
 import matplotlib
@@ -87,6 +88,7 @@ def test_cells_share_variables_and_the_last_value_is_shown(tmp_path: Path) -> No
         ("print(1)\nNone\n", "1\n"),
         ("x = 5\n", ""),
         ("'a'\n", "'a'\n"),
+        ("0\n", "0\n"),
         ("", ""),
         ("def f(): return 3\nf()\n", "3\n"),
     ],
@@ -296,8 +298,6 @@ def test_the_command_says_what_differs_and_writes_on_demand(
 
 
 def test_a_traceback_shows_the_line_as_it_stands_in_the_page(tmp_path: Path) -> None:
-    import traceback
-
     page = save(tmp_path, "# Page\n\n```python\nwanted = {}['here']\n```\n")
     with pytest.raises(CellError) as caught:
         run_cells(cells_of(page.read_text()), page, tmp_path)

@@ -193,3 +193,13 @@ def test_scaling_keeps_nan_visible() -> None:
     x = torch.randn(6, 2)
     x[2, 1] = torch.nan
     assert Scaling.of(x)(x)[:, 1].isnan().all()
+
+
+def test_a_head_can_be_trained_on_them(tiny_run: Path, tiny_store: Store) -> None:
+    model = MICA.from_pretrained(tiny_run / "checkpoint")
+    dataset = SkeletonDataset(tiny_store, [0, 1], model.card.preprocessing)
+    features, labels = extract_features(model, dataset, "joint", tiny_store.layout)
+    head = torch.nn.Linear(features.shape[1], 16)
+    F.cross_entropy(head(features), labels).backward()
+    assert head.weight.grad is not None
+    assert head.weight.grad.any()

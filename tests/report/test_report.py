@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from mica.report import anchors, write_report
 from mica.report.figures import class_bars
 from mica.report.probe import probe
 from mica.report.views import confusion_view
-from mica.report.words import meaning, parts
+from mica.report.words import meaning, method, parts
 from mica.training.config import OptimizerConfig, PretrainConfig
 from mica.training.loop import pretrain
 from mica.transforms.sampling import Preprocessing
@@ -298,6 +299,15 @@ def test_says_what_is_missing(store: Store, tmp_path: Path) -> None:
     alts = [alt for _, alt in page.images()]
     assert not any(word in alt for alt in alts for word in ("Confusion", "Filter", "words", "loss"))
     assert any("Map of 24 test clips" in alt for alt in alts)
+
+
+def test_says_which_part_and_how_many_classes_were_seen(trained: Path) -> None:
+    card = MICA.from_pretrained(trained / "checkpoint").card
+    assert method(card, 2).endswith(
+        "pretrained for 2 epochs on the training part less the validation subjects."
+    )
+    card = replace(card, part="train", seen_classes=(0, 2))
+    assert method(card, 2).endswith("on the whole training part, of 2 of the 3 classes.")
 
 
 def test_zero_shot_over_seen_classes_is_not_called_so() -> None:
