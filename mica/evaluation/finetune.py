@@ -21,8 +21,7 @@ from mica.evaluation.linear import fit_logistic
 from mica.evaluation.metrics import accuracy
 from mica.evaluation.results import Score, score
 from mica.evaluation.tuning import Classifier, FineTuneConfig, Head, fine_tune
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 
 __all__ = ["FineTuneConfig", "Tuning", "finetune_scores"]
 

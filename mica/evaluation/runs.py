@@ -23,8 +23,7 @@ from mica.evaluation.results import (
     write_result,
 )
 from mica.models.hub import README
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.models.readme import ResultLine, describe_model, write_readme
 
 CHECKPOINT = "checkpoint"

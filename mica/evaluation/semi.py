@@ -18,8 +18,7 @@ from mica.data.splits import Split
 from mica.data.store import Store
 from mica.evaluation.finetune import FineTuneConfig, Tuning
 from mica.evaluation.results import Score, score
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.transforms.draws import Draws
 
 Drawing = Literal["class-balanced", "uniform"]

@@ -12,8 +12,7 @@ from mica.evaluation.features import encoder_features
 from mica.evaluation.finetune import FineTuneConfig, finetune_scores
 from mica.evaluation.linear import linear_scores
 from mica.evaluation.results import Score
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 
 
 def fit_to(store: Store, card: ModelCard) -> Store:

@@ -20,8 +20,8 @@ from mica.data.sampler import GlobalBatchSampler
 from mica.errors import InputError
 from mica.evaluation.features import Scaling
 from mica.evaluation.linear import LinearClassifier
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
+from mica.models.precision import multiplies_bfloat16
 from mica.transforms.augment import AugmentConfig, augment
 from mica.transforms.draws import Draws
 from mica.transforms.streams import to_stream
@@ -112,7 +112,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "N known"]:
         view = to_stream(x, self.stream, self.model.encoder.layout)
-        in_half = self.training and _multiplies_bfloat16(view.device)
+        in_half = self.training and multiplies_bfloat16(view.device)
         with torch.autocast(view.device.type, torch.bfloat16, enabled=in_half):
             features = self.model.features(view)
         return self.head(features.float())
@@ -126,13 +126,6 @@ class Classifier(nn.Module):
         """The class of each clip, on the CPU."""
         loader = SkeletonLoader(clips, in_order(len(clips), 128), self.device)
         return torch.cat([self.head.classes[self(batch["x"]).argmax(1)].cpu() for batch in loader])
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Emulated, it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def fine_tune(

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mica.errors import InputError
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.models.text import class_embeddings, load_text_encoder
 from mica.report.probe import flatten
 

@@ -19,16 +19,9 @@ from mica.report.compared import ComparedRun, Row, Setting, differing_settings, 
 from mica.report.figures import Picture, row_percent
 from mica.report.published import own_numbers, published_section, published_table
 from mica.report.templates import style, template
-from mica.report.words import DATASETS
+from mica.report.words import DATASETS, TERMS
 
 _MOST_PAIRS, _LEAST_CHANGE = 6, 2.0
-_TERMS = {  # name in metrics.jsonl: what it is, unit
-    "loss": ("Total loss, weighted", "nats"),
-    "modulation": ("Feature Modulation, KL(P || Q)", "nats"),
-    "inter": ("Inter: skeleton and text", "nats"),
-    "intra": ("Intra: two views of a clip", "no unit"),
-    "knn_validation": ("Running kNN on validation subjects", "top-1 [%]"),
-}
 
 
 def write_comparison(
@@ -78,7 +71,7 @@ def curves(runs: Sequence[ComparedRun], places: dict[str, int]) -> dict[str, lis
 
 def _curves(runs: Sequence[ComparedRun], places: dict[str, int]) -> list[Picture]:
     pictures = []
-    for term, (caption, unit) in _TERMS.items():
+    for term, (caption, unit) in TERMS.items():
         series = {}
         for run in runs:
             values = [entry.get(term) for entry in run.metrics]

@@ -15,11 +15,13 @@ import yaml
 
 from mica.errors import InputError
 from mica.evaluation.results import Result, Score
+from mica.evaluation.runs import CHECKPOINT
 from mica.evaluation.table import SOURCES
-from mica.models.pretrained import DESCRIPTION, ModelCard, load_card
+from mica.models.description import DESCRIPTION
+from mica.models.mica import ModelCard
 from mica.report.records import read_records
 from mica.report.words import PROTOCOLS
-from mica.training.run import CHECKPOINT, CONFIG
+from mica.training.run import CONFIG
 
 # What one score has in common with another that it may be set beside: protocol, source, unseen classes, name.
 _Question = tuple[str, str, tuple[str, ...], str]
@@ -72,7 +74,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
 
 
 def _read_run(folder: Path, name: str) -> ComparedRun:
-    records, card = read_records(folder), load_card(folder / CHECKPOINT)
+    records, card = read_records(folder), ModelCard.read(folder / CHECKPOINT)
     return ComparedRun(
         name=name,
         card=card,

@@ -10,10 +10,9 @@ from markupsafe import Markup
 
 from mica.data.splits import Split, split
 from mica.data.store import Store
-from mica.evaluation.runs import check_fit
+from mica.evaluation.runs import CHECKPOINT, check_fit
 from mica.files import atomic_path, refuse_existing
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard, load_card
+from mica.models.mica import MICA, ModelCard
 from mica.report import words
 from mica.report.animation import animation_player, player_hash
 from mica.report.gate_view import ClassGateView, class_gate_view, gate_view
@@ -24,7 +23,6 @@ from mica.report.retrieved import examples, retrieve
 from mica.report.score_table import score_table
 from mica.report.templates import style, template
 from mica.report.views import ConfusionView, confusion_view, curves, maps_view
-from mica.training.run import CHECKPOINT
 
 REPORT = "report.html"
 
@@ -45,7 +43,7 @@ def write_report(
     """
     run = Path(run)
     out = refuse_existing(run / REPORT if out is None else out, overwrite)
-    records, card = read_records(run), load_card(run / CHECKPOINT)
+    records, card = read_records(run), ModelCard.read(run / CHECKPOINT)
     check_fit(card, store)
     page = render(run, store, records, MICA.from_pretrained(run / CHECKPOINT), split(store, card.protocol))
     with atomic_path(out, overwrite) as temporary:

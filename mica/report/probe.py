@@ -17,8 +17,7 @@ from mica.data.dataset import SkeletonDataset
 from mica.data.store import Store
 from mica.evaluation.features import extract_features
 from mica.models.frest import FreST
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.report.gate_by_class import GateByClass, gate_by_class
 from mica.report.spectra import SpectrumRecorder
 

@@ -12,7 +12,7 @@ import yaml
 from markupsafe import Markup
 
 from mica.evaluation.results import Result
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 from mica.report.templates import template
 
 Supervision = Literal["self-supervised", "language-supervised", "supervised", "untrained"]

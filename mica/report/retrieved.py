@@ -12,8 +12,7 @@ from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.features import extract_features
 from mica.evaluation.neighbours import nearest
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.report.animation import animation_html
 from mica.report.probe import Probe, evenly_spaced
 

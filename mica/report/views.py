@@ -10,20 +10,12 @@ import numpy as np
 
 from mica.evaluation.metrics import ConfusedPair
 from mica.evaluation.results import Result, Score
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard
+from mica.models.mica import MICA, ModelCard
 from mica.report import figures, map_figures, words
 from mica.report.anchors import AnchoredMap, anchored_map
 from mica.report.figures import Picture
 from mica.report.probe import Probe
 
-_TERMS = {  # name in metrics.jsonl: what it is, unit
-    "loss": ("Total loss, weighted", "nats"),
-    "modulation": ("Feature Modulation, KL(P || Q)", "nats"),
-    "inter": ("Inter: skeleton and text", "nats"),
-    "intra": ("Intra: two views of a clip", "no unit"),
-    "knn_validation": ("Running kNN on validation subjects", "top-1 [%]"),
-}
 _WORST_CLASSES = 3
 
 
@@ -31,7 +23,7 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Loss, its terms and the running kNN, those that the run recorded, one picture each."""
     epochs = [entry["epoch"] + 1 for entry in metrics]
     pictures = []
-    for colour, (name, (caption, unit)) in enumerate(_TERMS.items()):
+    for colour, (name, (caption, unit)) in enumerate(words.TERMS.items()):
         values = [entry.get(name) for entry in metrics]
         if any(value is not None for value in values):
             pictures.append(figures.curve(epochs, values, caption, unit, colour))

@@ -9,7 +9,7 @@ import numpy as np
 from mica.data.splits import Split
 from mica.data.store import Store
 from mica.evaluation.results import Result
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 
 PROTOCOLS = {
     "linear": "a linear classifier on frozen features",
@@ -25,6 +25,14 @@ PROTOCOLS = {
 OTHER_INPUTS = {
     "transfer": "mica evaluate transfer --run {run} --data OTHER.arrow",
     "ensemble": "mica evaluate ensemble --run {run} --data {data} --with OTHER_RUN OTHER_RUN",
+}
+# The name in metrics.jsonl: what it is, its unit.
+TERMS = {
+    "loss": ("Total loss, weighted", "nats"),
+    "modulation": ("Feature Modulation, KL(P || Q)", "nats"),
+    "inter": ("Inter: skeleton and text", "nats"),
+    "intra": ("Intra: two views of a clip", "no unit"),
+    "knn_validation": ("Running kNN on validation subjects", "top-1 [%]"),
 }
 DATASETS = {
     "nw-ucla": "NW-UCLA",

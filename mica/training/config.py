@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mica.models.heads import HeadConfig
+from mica.models.precision import Precision
 from mica.models.stgcn import EncoderConfig
 from mica.objectives import ObjectiveConfig
 from mica.transforms.augment import AugmentConfig
@@ -77,6 +78,6 @@ class PretrainConfig:
     objectives: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     knn_every: int = 5
     seed: int = 0

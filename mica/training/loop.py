@@ -21,15 +21,14 @@ from mica.errors import InputError
 from mica.evaluation.features import extract_features
 from mica.evaluation.knn import knn_predict
 from mica.evaluation.metrics import accuracy
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard, save_pretrained
+from mica.models.mica import MICA, ModelCard
+from mica.models.precision import choose_precision
 from mica.models.text import class_embeddings, load_text_encoder
 from mica.objectives import Objectives
 from mica.training.allocator import freed_memory_kept
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
 from mica.training.optimizer import learning_rate, make_optimizer
-from mica.training.precision import choose_precision
 from mica.training.run import RunWriter
 from mica.transforms.augment import augment
 from mica.transforms.draws import Draws
@@ -52,7 +51,7 @@ def pretrain(config: PretrainConfig, store: Store, out: Path, *, overwrite: bool
         for epoch in range(config.optimizer.epochs):
             record = trainer.run_epoch(epoch, bar)
             run.log(record)
-    save_pretrained(run.checkpoint, trainer.model, trainer.card)
+    trainer.model.save_pretrained(run.checkpoint)
     return trainer.card
 
 

@@ -19,10 +19,11 @@ from typing import TextIO
 import yaml
 
 from mica.errors import InputError
+from mica.evaluation.runs import CHECKPOINT
 from mica.files import refuse_existing
 from mica.training.config import PretrainConfig
 
-CONFIG, METRICS, CHECKPOINT, EVALUATION = "config.yaml", "metrics.jsonl", "checkpoint", "evaluation"
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 
 
 class RunWriter:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from benchmarks import peers, rungs, training, waterfall
 from benchmarks.rungs import Case, Rung
+from mica.models.precision import multiplies_bfloat16
 from mica.models.stgcn import STGCN, STGCNBlock
 from mica.skeleton import get_layout
-from mica.training.precision import multiplies_bfloat16
 
 CPU = torch.device("cpu")
 TINY = Case("tiny", batch=4, frames=8, persons=1, preset="stgcn-small", layout="kinect-20")

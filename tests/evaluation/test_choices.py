@@ -31,7 +31,7 @@ from mica.evaluation.semi import semi_scores
 from mica.evaluation.transfer import transfer_scores
 from mica.evaluation.zero_shot import zero_shot_scores
 from mica.models.heads import HeadConfig
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 from mica.models.stgcn import EncoderConfig
 from mica.skeleton import SkeletonLayout
 from mica.transforms.sampling import Preprocessing

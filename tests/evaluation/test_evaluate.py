@@ -22,8 +22,7 @@ from mica.evaluation.finetune import FineTuneConfig
 from mica.evaluation.results import PROTOCOLS, read_result, read_results, result_file
 from mica.evaluation.runs import check_fit, fresh_model
 from mica.evaluation.suite import evaluate_all, left_out
-from mica.models.mica import MICA
-from mica.models.pretrained import load_card
+from mica.models.mica import MICA, ModelCard
 from mica.training.config import PretrainConfig
 from mica.training.loop import pretrain
 
@@ -267,7 +266,7 @@ def test_zero_shot_asks_for_unseen_classes_alone(
 def test_a_store_that_the_model_was_not_made_for(
     tiny_run: Path, tiny_store: Store, change: Callable[..., Any], field: str
 ) -> None:
-    card = load_card(tiny_run / "checkpoint")
+    card = ModelCard.read(tiny_run / "checkpoint")
     store = Store.open(tiny_store.path)
     check_fit(card, store)
     store.info = change(store.info)

@@ -22,24 +22,23 @@ from mica.evaluation.features import (
     raw_features,
 )
 from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard, load_pretrained
 
 
 @pytest.fixture
-def pretrained(tiny_run: Path) -> tuple[MICA, ModelCard]:
-    return load_pretrained(tiny_run / "checkpoint")
+def model(tiny_run: Path) -> MICA:
+    return MICA.from_pretrained(tiny_run / "checkpoint")
 
 
 @pytest.fixture
-def division(pretrained: tuple[MICA, ModelCard], tiny_store: Store) -> Split:
-    return split(tiny_store, pretrained[1].protocol)
+def division(model: MICA, tiny_store: Store) -> Split:
+    return split(tiny_store, model.card.protocol)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 128])
 def test_features_are_the_models_own_and_leave_it_alone(
-    pretrained: tuple[MICA, ModelCard], tiny_store: Store, batch_size: int
+    model: MICA, tiny_store: Store, batch_size: int
 ) -> None:
-    model, card = pretrained
+    card = model.card
     dataset = SkeletonDataset(tiny_store, [3, 1, 2], card.preprocessing)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
@@ -53,17 +52,15 @@ def test_features_are_the_models_own_and_leave_it_alone(
     torch.testing.assert_close(features, expected)
 
 
-def test_no_clips_have_no_features(pretrained: tuple[MICA, ModelCard], tiny_store: Store) -> None:
-    model, card = pretrained
+def test_no_clips_have_no_features(model: MICA, tiny_store: Store) -> None:
+    card = model.card
     dataset = SkeletonDataset(tiny_store, [], card.preprocessing)
     features, labels = extract_features(model, dataset, "joint", tiny_store.layout)
     assert (features.shape, labels.shape) == ((0, model.num_features), (0,))
 
 
-def test_streams_have_features_of_their_own(
-    pretrained: tuple[MICA, ModelCard], tiny_store: Store, division: Split
-) -> None:
-    model, card = pretrained
+def test_streams_have_features_of_their_own(model: MICA, tiny_store: Store, division: Split) -> None:
+    card = model.card
     how = replace(card.preprocessing, stream="bone")
     joint, bone = (
         encoder_features(model, card, tiny_store, division).test
@@ -73,12 +70,12 @@ def test_streams_have_features_of_their_own(
 
 
 def test_a_bar_is_shown_only_where_it_is_asked_for(
-    pretrained: tuple[MICA, ModelCard],
+    model: MICA,
     tiny_store: Store,
     division: Split,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model, card = pretrained
+    card = model.card
     silent = encoder_features(model, card, tiny_store, division)
     raw_features(card, tiny_store, division, align_view=False)
     assert capsys.readouterr() == ("", "")
@@ -87,10 +84,8 @@ def test_a_bar_is_shown_only_where_it_is_asked_for(
     assert "extract: 100%" in capsys.readouterr().err
 
 
-def test_random_features_differ_from_trained(
-    pretrained: tuple[MICA, ModelCard], tiny_store: Store, division: Split
-) -> None:
-    model, card = pretrained
+def test_random_features_differ_from_trained(model: MICA, tiny_store: Store, division: Split) -> None:
+    card = model.card
     trained, random = (
         encoder_features(model, card, tiny_store, division) for model in (model, random_model(card))
     )
@@ -100,9 +95,9 @@ def test_random_features_differ_from_trained(
 
 
 def test_a_random_model_neither_heeds_nor_moves_the_global_seed(
-    pretrained: tuple[MICA, ModelCard],
+    model: MICA,
 ) -> None:
-    _, card = pretrained
+    card = model.card
     weights = []
     for noise in (1, 2):
         torch.manual_seed(noise)
@@ -114,10 +109,8 @@ def test_a_random_model_neither_heeds_nor_moves_the_global_seed(
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_parts_are_those_of_the_split(
-    pretrained: tuple[MICA, ModelCard], tiny_store: Store, division: Split, turned: bool
-) -> None:
-    _, card = pretrained
+def test_parts_are_those_of_the_split(model: MICA, tiny_store: Store, division: Split, turned: bool) -> None:
+    card = model.card
     features = raw_features(card, tiny_store, division, align_view=turned)
     assert features.train_labels.tolist() == tiny_store.labels[division.train].tolist()
     assert features.test_labels.tolist() == tiny_store.labels[division.test].tolist()
@@ -132,9 +125,9 @@ def test_parts_are_those_of_the_split(
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_features_that_are_not_finite_are_refused_with_the_clip(
-    pretrained: tuple[MICA, ModelCard], tiny_store: Store, monkeypatch: pytest.MonkeyPatch, value: float
+    model: MICA, tiny_store: Store, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    model, card = pretrained
+    card = model.card
     features = model.features
 
     def broken(x: Tensor) -> Tensor:

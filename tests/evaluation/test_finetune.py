@@ -19,8 +19,7 @@ from mica.evaluation.finetune import FineTuneConfig, Tuning, finetune_scores
 from mica.evaluation.linear import fit_logistic
 from mica.evaluation.results import Score
 from mica.evaluation.tuning import Classifier
-from mica.models.mica import MICA
-from mica.models.pretrained import load_card, load_pretrained
+from mica.models.mica import MICA, ModelCard
 
 CONFIG = FineTuneConfig(epochs=2, batch_size=24, lr=1e-3, head_lr=1e-3)
 Tune = Callable[..., Score]
@@ -39,9 +38,9 @@ def tune(tiny_run: Path, tiny_store: Store, division: Split) -> Tune:
         store: Store = tiny_store, seeds: tuple[int, ...] = (0,), config: FineTuneConfig = CONFIG
     ) -> Score:
         def model_maker() -> MICA:
-            return load_pretrained(tiny_run / "checkpoint")[0]
+            return MICA.from_pretrained(tiny_run / "checkpoint")
 
-        card, names = load_card(tiny_run / "checkpoint"), store.info.class_names
+        card, names = ModelCard.read(tiny_run / "checkpoint"), store.info.class_names
         (found,) = finetune_scores(
             model_maker, card, store, division, names, config, seeds=seeds, progress=False
         )
@@ -191,10 +190,10 @@ def test_every_training_begins_with_a_model_of_its_own(
     made: list[MICA] = []
 
     def model_maker() -> MICA:
-        made.append(load_pretrained(tiny_run / "checkpoint")[0])
+        made.append(MICA.from_pretrained(tiny_run / "checkpoint"))
         return made[-1]
 
-    card, names = load_card(tiny_run / "checkpoint"), tiny_store.info.class_names
+    card, names = ModelCard.read(tiny_run / "checkpoint"), tiny_store.info.class_names
     finetune_scores(model_maker, card, tiny_store, division, names, CONFIG, seeds=(0, 1), progress=False)
     pretrained, *tuned = (model.encoder.blocks[0].graph.conv.weight for model in made)
     assert len(tuned) == 3
@@ -207,7 +206,8 @@ def test_every_training_begins_with_a_model_of_its_own(
 def test_head_starts_from_the_probe_of_the_clips_that_train(
     tiny_run: Path, tiny_store: Store, division: Split
 ) -> None:
-    model, card = load_pretrained(tiny_run / "checkpoint")
+    model = MICA.from_pretrained(tiny_run / "checkpoint")
+    card = model.card
     tuning = Tuning(lambda: model, card, tiny_store, division, 16)
     places = np.flatnonzero(tiny_store.labels[division.train] % 4 != 1)
     assert tuning.clips(places).indices.tolist() == division.train[places].tolist()

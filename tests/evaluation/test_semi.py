@@ -20,8 +20,7 @@ from mica.evaluation import semi
 from mica.evaluation.finetune import FineTuneConfig, Tuning
 from mica.evaluation.results import Score
 from mica.evaluation.semi import Drawing, draw_labels, few_labels, semi_scores
-from mica.models.mica import MICA
-from mica.models.pretrained import load_card, load_pretrained
+from mica.models.mica import MICA, ModelCard
 from mica.transforms.draws import Draws
 
 CONFIG = FineTuneConfig(epochs=1)
@@ -40,9 +39,9 @@ def evaluate(tiny_run: Path, tiny_store: Store, division: Split) -> Iterator[Sco
 
     def evaluate(store: Store = tiny_store, seeds: tuple[int, ...] = (0,)) -> dict[str, Score]:
         def model_maker() -> MICA:
-            return load_pretrained(tiny_run / "checkpoint")[0]
+            return MICA.from_pretrained(tiny_run / "checkpoint")
 
-        card, names = load_card(tiny_run / "checkpoint"), store.info.class_names
+        card, names = ModelCard.read(tiny_run / "checkpoint"), store.info.class_names
         scores = semi_scores(model_maker, card, store, division, names, CONFIG, seeds=seeds, progress=False)
         return {score.name: score for score in scores}
 

@@ -21,8 +21,7 @@ from mica.evaluation.finetune import FineTuneConfig, finetune_scores
 from mica.evaluation.linear import linear_scores
 from mica.evaluation.results import Score
 from mica.evaluation.transfer import fit_to, transfer_scores
-from mica.models.mica import MICA
-from mica.models.pretrained import ModelCard, load_card, load_pretrained
+from mica.models.mica import MICA, ModelCard
 from mica.skeleton import get_layout, infer_layout, layout_to_dict
 
 CONFIG = FineTuneConfig(epochs=1, batch_size=8)
@@ -31,12 +30,12 @@ SEEDS = (0, 1)
 
 @pytest.fixture
 def card(tiny_run: Path) -> ModelCard:
-    return load_card(tiny_run / "checkpoint")
+    return ModelCard.read(tiny_run / "checkpoint")
 
 
 @pytest.fixture
 def model_maker(tiny_run: Path) -> Callable[[], MICA]:
-    return lambda: load_pretrained(tiny_run / "checkpoint")[0]
+    return lambda: MICA.from_pretrained(tiny_run / "checkpoint")
 
 
 @pytest.fixture(scope="module")

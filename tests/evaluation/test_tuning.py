@@ -23,7 +23,7 @@ from mica.evaluation.features import Scaling
 from mica.evaluation.linear import LinearClassifier
 from mica.evaluation.tuning import Classifier, FineTuneConfig, Head, fine_tune
 from mica.models.frest import FreST
-from mica.models.pretrained import ModelCard, load_card, load_pretrained
+from mica.models.mica import MICA, ModelCard
 from mica.transforms.augment import VIEWS, AugmentConfig
 from mica.transforms.streams import to_stream
 
@@ -34,7 +34,7 @@ Make = Callable[..., Classifier]
 
 @pytest.fixture
 def card(tiny_run: Path) -> ModelCard:
-    return load_card(tiny_run / "checkpoint")
+    return ModelCard.read(tiny_run / "checkpoint")
 
 
 @pytest.fixture
@@ -47,7 +47,8 @@ def make(tiny_run: Path) -> Make:
     """Make a classifier from the run, whose head the same seed makes the same."""
 
     def make(seed: int = 0, **of_card: object) -> Classifier:
-        model, card = load_pretrained(tiny_run / "checkpoint")
+        model = MICA.from_pretrained(tiny_run / "checkpoint")
+        card = model.card
         draw = torch.Generator().manual_seed(seed)
         weight = 0.1 * torch.randn(CLASSES, model.num_features, generator=draw)
         probe = LinearClassifier(weight, torch.zeros(CLASSES))

@@ -14,16 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mica.errors import InputError
+from mica.models.description import DESCRIPTION
 from mica.models.heads import HeadConfig
-from mica.models.mica import MICA
-from mica.models.pretrained import (
-    DESCRIPTION,
-    WEIGHTS,
-    ModelCard,
-    load_card,
-    load_pretrained,
-    save_pretrained,
-)
+from mica.models.hub import WEIGHTS
+from mica.models.mica import MICA, ModelCard
 from mica.models.stgcn import EncoderConfig
 from mica.transforms.sampling import Preprocessing
 
@@ -57,7 +51,7 @@ def trained(card: ModelCard = CARD) -> MICA:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_pretrained(tmp_path / "checkpoint", trained(), CARD)
+    trained().save_pretrained(tmp_path / "checkpoint")
     return tmp_path / "checkpoint"
 
 
@@ -85,9 +79,9 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 )
 def test_round_trip(card: ModelCard, tmp_path: Path) -> None:
     model = trained(card)
-    save_pretrained(tmp_path, model, card)
-    loaded, read = load_pretrained(tmp_path)
-    assert read == card
+    model.save_pretrained(tmp_path)
+    loaded = MICA.from_pretrained(tmp_path)
+    assert loaded.card == card
     assert not loaded.training
     features = model.features(X)
     assert torch.equal(loaded.features(X), features)
@@ -97,12 +91,12 @@ def test_round_trip(card: ModelCard, tmp_path: Path) -> None:
 
 
 def test_saving_again_replaces_and_leaves_nothing_beside(folder: Path) -> None:
-    model = trained()
+    model = trained(replace(CARD, seed=4))
     with torch.no_grad():
         model.projector[-1].bias.fill_(7)
-    save_pretrained(folder, model, replace(CARD, seed=4))
-    loaded, card = load_pretrained(folder)
-    assert (card.seed, loaded.projector[-1].bias[0].item()) == (4, 7.0)
+    model.save_pretrained(folder)
+    loaded = MICA.from_pretrained(folder)
+    assert (loaded.card.seed, loaded.projector[-1].bias[0].item()) == (4, 7.0)
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", DESCRIPTION, WEIGHTS]
 
 
@@ -118,7 +112,7 @@ def test_nothing_is_pickled(folder: Path) -> None:
 def test_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(InputError, match=rf"{name}: no such file\n  hint"):
-        load_pretrained(folder)
+        MICA.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("length", [0, 4, 300, -1])
@@ -126,14 +120,14 @@ def test_truncated_weights(folder: Path, length: int) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:length])
     with pytest.raises(InputError, match=rf"{WEIGHTS}: damaged weights"):
-        load_pretrained(folder)
+        MICA.from_pretrained(folder)
 
 
 def test_files_missing_are_listed(folder: Path) -> None:
     (folder / DESCRIPTION).unlink()
     (folder / WEIGHTS).unlink()
     with pytest.raises(InputError, match=rf"checkpoint: no such files: {DESCRIPTION}, {WEIGHTS}\n  hint"):
-        load_pretrained(folder)
+        MICA.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +150,7 @@ def test_weights_that_do_not_fit_are_named(folder: Path, change: Callable, messa
     with pytest.raises(
         InputError, match=rf"{WEIGHTS}: the weights do not fit {DESCRIPTION}\n  {message}\n  hint: "
     ):
-        load_pretrained(folder)
+        MICA.from_pretrained(folder)
 
 
 def test_all_that_does_not_fit_is_listed(folder: Path) -> None:
@@ -168,7 +162,7 @@ def test_all_that_does_not_fit_is_listed(folder: Path) -> None:
 
     edit_weights(folder, change)
     with pytest.raises(InputError) as caught:
-        load_pretrained(folder)
+        MICA.from_pretrained(folder)
     lines = str(caught.value).splitlines()
     names = "projector.0.bias", "encoder.input_norm.weight"
     assert lines[1] in {f"  missing: {first}, {second}" for first, second in (names, names[::-1])}
@@ -181,14 +175,14 @@ def test_all_that_does_not_fit_is_listed(folder: Path) -> None:
 def test_description_that_is_not_json(folder: Path, content: str) -> None:
     (folder / DESCRIPTION).write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=rf"{DESCRIPTION}: not JSON"):
-        load_card(folder)
+        ModelCard.read(folder)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"format": 2}', '{"format": "1"}'])
 def test_description_of_another_format(folder: Path, content: str) -> None:
     (folder / DESCRIPTION).write_text(content)
     with pytest.raises(InputError, match="field 'format': not a model description of format 1"):
-        load_card(folder)
+        ModelCard.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +200,7 @@ def test_description_of_another_format(folder: Path, content: str) -> None:
 def test_entries_missing_or_unknown_are_named(folder: Path, change: Callable, message: str) -> None:
     edit_card(folder, change)
     with pytest.raises(InputError, match=rf"{DESCRIPTION}: an entry is missing or unknown: .*({message})"):
-        load_card(folder)
+        ModelCard.read(folder)
 
 
 @pytest.mark.parametrize(
@@ -223,4 +217,4 @@ def test_entries_missing_or_unknown_are_named(folder: Path, change: Callable, me
 def test_description_of_no_model(folder: Path, change: Callable, message: str) -> None:
     edit_card(folder, change)
     with pytest.raises(InputError, match=rf"{DESCRIPTION}: describes no model: .*{message}"):
-        load_pretrained(folder)
+        MICA.from_pretrained(folder)

@@ -16,7 +16,7 @@ import yaml
 
 from mica.evaluation.results import Result, result_file, score, write_result
 from mica.models.heads import HeadConfig
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 from mica.models.stgcn import EncoderConfig
 from mica.training.config import PretrainConfig
 from mica.transforms.sampling import Preprocessing

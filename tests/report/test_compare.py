@@ -14,7 +14,7 @@ import torch
 
 from mica.errors import InputError
 from mica.evaluation.results import Result, Score
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 from mica.report.compare import by_difference, confusion_changes, write_comparison
 from mica.report.compared import differing_settings, read_runs, settings
 

@@ -10,7 +10,7 @@ import pytest
 
 from mica.errors import InputError
 from mica.evaluation.results import Result, Score
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 from mica.report.compared import best_of, distinct_names, read_runs, settings
 
 MakeCard, WriteRun, AddResult = Callable[..., ModelCard], Callable[..., Path], Callable[..., Result]

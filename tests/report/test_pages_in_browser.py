@@ -11,7 +11,7 @@ import pytest
 
 from mica.data.store import Store
 from mica.evaluation.results import Result
-from mica.models.pretrained import ModelCard, load_card
+from mica.models.mica import ModelCard
 from mica.report import anchors, write_report
 from mica.report.animation import animate
 from mica.report.compare import write_comparison
@@ -62,7 +62,7 @@ def pages(
 
 def evaluate_somehow(run: Path, add_result: Callable[..., Result]) -> None:
     """Results of several protocols, as far as a page can tell."""
-    card = load_card(run / "checkpoint")
+    card = ModelCard.read(run / "checkpoint")
     add_result(run, card, "linear", {"SGD": (70.0 + len(run.name) % 20, 72.0), "logistic regression": 66.0})
     add_result(run, card, "linear", {"SGD": 30.0, "logistic regression": 33.0}, source="random")
     add_result(run, card, "knn", {f"k = {k}": 50.0 + k for k in (1, 5, 10)})

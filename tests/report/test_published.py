@@ -10,7 +10,7 @@ import pytest
 
 from mica.data.splits import published_protocols
 from mica.evaluation.results import Result, Score
-from mica.models.pretrained import ModelCard
+from mica.models.mica import ModelCard
 from mica.report.published import (
     Number,
     _entries,

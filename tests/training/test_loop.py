@@ -20,7 +20,7 @@ from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store, write
 from mica.errors import InputError
 from mica.evaluation.features import random_model
-from mica.models.pretrained import load_pretrained
+from mica.models.mica import MICA
 from mica.models.stgcn import EncoderConfig
 from mica.objectives import ObjectiveConfig, Objectives
 from mica.skeleton import LAYOUTS, layout_from_dict, layout_to_dict
@@ -321,7 +321,8 @@ def test_a_layout_of_ones_own_travels_with_the_model(
     store = Store.open(write(tmp_path / "own.arrow", clips, info).path)
     assert store.layout == layout_from_dict(described)
     pretrain(tiny_config(), store, tmp_path / "run")
-    model, card = load_pretrained(tmp_path / "run" / "checkpoint")
+    model = MICA.from_pretrained(tmp_path / "run" / "checkpoint")
+    card = model.card
     assert card.own_layout == described
     assert card.layout == "my sensor" not in LAYOUTS
     x = torch.randn(2, 3, 8, store.layout.num_joints, 1)

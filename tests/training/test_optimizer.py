@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mica.models import precision
 from mica.models.frest import FreST
 from mica.models.heads import HeadConfig
 from mica.models.mica import MICA
+from mica.models.precision import choose_precision
 from mica.models.stgcn import STGCN
 from mica.objectives import ObjectiveConfig, Objectives
 from mica.skeleton import get_layout
-from mica.training import precision
 from mica.training.config import OptimizerConfig
 from mica.training.optimizer import learning_rate, make_optimizer
-from mica.training.precision import choose_precision
 
 CPU = torch.device("cpu")
 
