@@ -29,7 +29,7 @@ from unittest.mock import patch
 import torch
 from PIL import Image
 
-from mica.report.figures import styled
+from mica.report.figures.canvas import styled
 
 PAGES = (Path(__file__).with_name("tutorial.md"),)
 LARGEST_PICTURE = 150_000  # bytes; pages are read on phones, and git keeps every version

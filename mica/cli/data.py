@@ -181,8 +181,8 @@ def inspect(options: Namespace) -> None:
     from mica.data.find import find_clip
     from mica.data.store import Store
     from mica.errors import InputError
-    from mica.report.animation import animate
     from mica.report.inspection import inspect
+    from mica.report.motion.animation import animate
 
     if (options.clip is None) != (options.out is None):
         raise InputError("--clip and --out go together", hint="e.g. --clip 0 --out clip.html")
@@ -205,7 +205,7 @@ def export(options: Namespace) -> None:
 
 def layouts(options: Namespace) -> None:
     from mica.files import atomic_path
-    from mica.report.drawing import draw_all, draw_layout
+    from mica.report.figures.layouts import draw_all, draw_layout
     from mica.skeleton import get_layout, joints_table, layouts_table
 
     layout = None if options.name is None else get_layout(options.name)

@@ -118,12 +118,14 @@ class Evaluation:
         """The features of the training and the test part; extracted on first use."""
         if source not in self._features:
             card, store, division = self.card, self.store, self.division
+            progress = "features" if self.effort.progress else None
             if source in ("trained", "random"):
                 model = self.model if source == "trained" else fresh_model(self.run, "random")
-                self._features[source] = encoder_features(model, card, store, division)
+                self._features[source] = encoder_features(model, card, store, division, progress)
             else:
-                turned = source == "turned"
-                self._features[source] = raw_features(card, store, division, align_view=turned)
+                self._features[source] = raw_features(
+                    card, store, division, align_view=source == "turned", progress=progress
+                )
         return self._features[source]
 
     def _linear(self, source: Source) -> list[Score]:

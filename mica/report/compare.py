@@ -14,9 +14,10 @@ from markupsafe import Markup
 from mica.evaluation.results import Score
 from mica.evaluation.table import SOURCES
 from mica.files import atomic_path, refuse_existing
-from mica.report import compare_figures
 from mica.report.compared import ComparedRun, Row, Setting, differing_settings, read_runs, settings
-from mica.report.figures import Picture, row_percent
+from mica.report.figures import comparison
+from mica.report.figures.canvas import Picture
+from mica.report.figures.charts import row_percent
 from mica.report.published import own_numbers, published_section, published_table
 from mica.report.templates import style, template
 from mica.report.words import DATASETS, TERMS
@@ -78,7 +79,7 @@ def _curves(runs: Sequence[ComparedRun], places: dict[str, int]) -> list[Picture
             if any(value is not None for value in values):
                 series[run.name] = ([int(entry["epoch"] or 0) + 1 for entry in run.metrics], values)
         if series:
-            pictures.append(compare_figures.curves(series, places, caption, unit))
+            pictures.append(comparison.curves(series, places, caption, unit))
     return pictures
 
 
@@ -157,9 +158,9 @@ def _classes(
     accuracy, names = by_difference(scores.values(), class_names)
     if not names:
         return None, 0
-    shown = compare_figures.MOST_CLASSES
+    shown = comparison.MOST_CLASSES
     own_places = {name: places[name] for name in scores}
-    picture = compare_figures.class_dots(accuracy[:shown], names[:shown], own_places)
+    picture = comparison.class_dots(accuracy[:shown], names[:shown], own_places)
     return picture, max(0, len(names) - shown)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mica.evaluation.metrics import ConfusedPair
-from mica.report import gate_figures
-from mica.report.figures import Picture
+from mica.report.figures import gates
+from mica.report.figures.canvas import Picture
 from mica.report.gate_by_class import GateByClass, distances, most_different, stands_out
 from mica.report.probe import Gate
 from mica.skeleton import SkeletonLayout
@@ -51,12 +51,12 @@ def gate_view(gate: Gate, pose: Float[np.ndarray, "V 2"], layout: SkeletonLayout
 
     bound = max(0.01, *(float(np.abs(magnitude - 1).max()) for magnitude in (gate.first, gate.last)))
     filters = [
-        gate_figures.filter_map(magnitude, layout, f"Filter of the {which} FreST layer", bound)
+        gates.filter_map(magnitude, layout, f"Filter of the {which} FreST layer", bound)
         for which, magnitude in (("first", gate.first), ("last", gate.last))
     ]
     return GateView(
         filters,
-        gate_figures.body(pose, values, layout, unit, order[:_NAMED_JOINTS].tolist()),
+        gates.body(pose, values, layout, unit, order[:_NAMED_JOINTS].tolist()),
         by_share,
         (min(gate.first.min(), gate.last.min()), max(gate.first.max(), gate.last.max())),
         name(order[:_NAMED_JOINTS].tolist()),
@@ -119,21 +119,19 @@ def class_gate_view(
     beside, motion = found.beside_average, found.motion_beside_average
     bound = _bound(beside[shown])
     panels = [
-        gate_figures.class_panel(pose, motion[place], beside[place].T, layout, names[place], bound)
+        gates.class_panel(pose, motion[place], beside[place].T, layout, names[place], bound)
         for place in shown
     ]
     ratio = found.ratio
     return ClassGateView(
         passing=100 * float(found.passed.sum() / max(found.entering.sum(), np.finfo(np.float64).tiny)),
         range=(100 * float(ratio.min()), 100 * float(ratio.max())),
-        average=gate_figures.energy_map(
-            found.shares.mean(axis=0).T, layout, "What passes, the average class"
-        ),
-        ratio=gate_figures.ratio_map(ratio.T, layout, "What passes of what enters"),
-        kept=gate_figures.kept_by_class(found.kept, names, layout) if switches else None,
+        average=gates.energy_map(found.shares.mean(axis=0).T, layout, "What passes, the average class"),
+        ratio=gates.ratio_map(ratio.T, layout, "What passes of what enters"),
+        kept=gates.kept_by_class(found.kept, names, layout) if switches else None,
         contrasts=_contrasts(found, pairs, names, pose, layout, typical),
         panels=panels,
-        scale=gate_figures.times_scale(bound),
+        scale=gates.times_scale(bound),
         total=len(names),
         hertz=_hertz(float(np.median(seconds)), ratio.shape[0] - 1),
     )
@@ -168,8 +166,8 @@ def _contrasts(
     for reason, (one, other) in pairs:
         both = names[one], names[other]
         spectrum, moving = (values[one] - values[other] for values in (beside, motion))
-        body = gate_figures.contrast_body(pose, moving, layout, both, bound)
-        map_ = gate_figures.contrast_map(spectrum.T, layout, both, bound)
+        body = gates.contrast_body(pose, moving, layout, both, bound)
+        map_ = gates.contrast_map(spectrum.T, layout, both, bound)
         told = [
             (
                 names[more],

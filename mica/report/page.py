@@ -14,8 +14,8 @@ from mica.evaluation.runs import CHECKPOINT, check_fit
 from mica.files import atomic_path, refuse_existing
 from mica.models.mica import MICA, ModelCard
 from mica.report import words
-from mica.report.animation import animation_player, player_hash
 from mica.report.gate_view import ClassGateView, class_gate_view, gate_view
+from mica.report.motion.animation import animation_player, player_hash
 from mica.report.probe import Probe, probe
 from mica.report.published import own_numbers, published_section, published_table
 from mica.report.records import RunRecords, read_records

@@ -13,7 +13,7 @@ from mica.errors import InputError
 from mica.evaluation.features import extract_features
 from mica.evaluation.neighbours import nearest
 from mica.models.mica import MICA, ModelCard
-from mica.report.animation import animation_html
+from mica.report.motion.animation import animation_html
 from mica.report.probe import Probe, evenly_spaced
 
 NEIGHBOURS, _EXAMPLES = 3, 4

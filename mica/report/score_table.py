@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mica.evaluation.results import Result, Score
 from mica.evaluation.table import SOURCES
-from mica.report.figures import Dot, Picture, score_dots
+from mica.report.figures.canvas import Picture
+from mica.report.figures.charts import Dot, score_dots
 from mica.report.words import DATASETS, in_order, meaning
 
 _COUNTS = ("labels",)  # measures that are no share

@@ -11,9 +11,10 @@ import numpy as np
 from mica.evaluation.metrics import ConfusedPair
 from mica.evaluation.results import Result, Score
 from mica.models.mica import MICA, ModelCard
-from mica.report import figures, map_figures, words
+from mica.report import words
 from mica.report.anchors import AnchoredMap, anchored_map
-from mica.report.figures import Picture
+from mica.report.figures import charts, maps
+from mica.report.figures.canvas import Picture
 from mica.report.probe import Probe
 
 _WORST_CLASSES = 3
@@ -26,7 +27,7 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> list[Picture]:
     for colour, (name, (caption, unit)) in enumerate(words.TERMS.items()):
         values = [entry.get(name) for entry in metrics]
         if any(value is not None for value in values):
-            pictures.append(figures.curve(epochs, values, caption, unit, colour))
+            pictures.append(charts.curve(epochs, values, caption, unit, colour))
     return pictures
 
 
@@ -51,8 +52,8 @@ def confusion_view(results: Sequence[Result], card: ModelCard) -> ConfusionView 
     counts = np.array(score.confusion, dtype=np.int64)
     return ConfusionView(
         score=f"{result.protocol}, {score.name}",
-        bars=figures.class_bars(known, score.top1, min(_WORST_CLASSES, len(known) // 2)),
-        matrix=figures.confusion(counts, card.class_names),
+        bars=charts.class_bars(known, score.top1, min(_WORST_CLASSES, len(known) // 2)),
+        matrix=charts.confusion(counts, card.class_names),
         pairs=score.confused,
         empty=[name for name in card.class_names if name not in known],
     )
@@ -92,13 +93,11 @@ def maps_view(model: MICA, card: ModelCard, seen: Probe) -> MapsView:
     unseen = [label for label in range(len(card.class_names)) if label not in card.seen_classes]
     anchored, missing = None, found if isinstance(found, str) else ""
     if isinstance(found, AnchoredMap):
-        anchored = map_figures.anchored_map(
-            found.points, seen.labels, found.anchors, card.class_names, unseen
-        )
+        anchored = maps.anchored_map(found.points, seen.labels, found.anchors, card.class_names, unseen)
     return MapsView(
         clips=len(seen.points),
-        plain=map_figures.embedding_map(seen.points, seen.labels),
-        legend=map_figures.legend(seen.labels, card.class_names),
+        plain=maps.embedding_map(seen.points, seen.labels),
+        legend=maps.legend(seen.labels, card.class_names),
         anchored=anchored,
         gap=found.gap if isinstance(found, AnchoredMap) else 0.0,
         unseen=[card.class_names[label] for label in unseen],

@@ -24,21 +24,14 @@ from mica.models.mica import MICA, ModelCard
 from mica.models.stgcn import EncoderConfig, Preset
 from mica.transforms.sampling import Preprocessing
 
+from .cards import CARD
+
 PRESETS = {"two blocks": Preset((8, 12), (1, 2), 3), "one block": Preset((8,), (2,), 3)}
-JOINT = ModelCard(
-    layout="kinect-20",
+JOINT = replace(
+    CARD,
     preprocessing=Preprocessing(8, "bone", True, "frame"),
     encoder=EncoderConfig("two blocks", groups=2, sparsity="joint", spatial="graph"),
     heads=HeadConfig(segments=4, hidden=16, projection=10),
-    text="minilm",
-    text_path=None,
-    text_width=12,
-    dataset="nw-ucla",
-    protocol="cross-view",
-    part="fit",
-    class_names=("throw", "carry"),
-    seen_classes=(0, 1),
-    seed=3,
 )
 BIN = replace(
     JOINT,

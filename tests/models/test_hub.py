@@ -20,31 +20,15 @@ from torch import Tensor
 
 from mica.errors import InputError
 from mica.models import hub
-from mica.models.heads import HeadConfig
 from mica.models.hub import fingerprint
 from mica.models.mica import MICA, ModelCard
 from mica.models.readme import MARK, ResultLine, describe_model
-from mica.models.stgcn import EncoderConfig
 from mica.skeleton import get_layout, layout_to_dict
-from mica.transforms.sampling import Preprocessing
+
+from .cards import CARD
 
 FILES = ["README.md", "model.json", "model.safetensors"]
 NAME, COMMIT = "somebody/mica-nw-ucla", "0123456789abcdef0123456789abcdef01234567"
-CARD = ModelCard(
-    layout="kinect-20",
-    preprocessing=Preprocessing(8, "bone", True, "clip"),
-    encoder=EncoderConfig("stgcn-small", groups=2),
-    heads=HeadConfig(segments=2, hidden=16, projection=10),
-    text="minilm",
-    text_path=None,
-    text_width=12,
-    dataset="nw-ucla",
-    protocol="cross-view",
-    part="fit",
-    class_names=("pick up", "wave \u2013 both hands", "throw"),
-    seen_classes=(0, 1),
-    seed=3,
-)
 RESULTS = (
     ResultLine("nw-ucla", "cross-view", "linear", "SGD", 81.26, 0.44, 464, True),
     ResultLine("nw-ucla", "cross-view", "knn", "k = 1", 75.0, None, 464, True),

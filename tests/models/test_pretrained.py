@@ -15,27 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from mica.errors import InputError
 from mica.models.description import DESCRIPTION
-from mica.models.heads import HeadConfig
 from mica.models.hub import WEIGHTS
 from mica.models.mica import MICA, ModelCard
 from mica.models.stgcn import EncoderConfig
 from mica.transforms.sampling import Preprocessing
 
-CARD = ModelCard(
-    layout="kinect-20",
-    preprocessing=Preprocessing(8, "bone", False, "frame"),
-    encoder=EncoderConfig("stgcn-small", groups=2, sparsity="bin", spatial="dft"),
-    heads=HeadConfig(segments=2, hidden=16, projection=10),
-    text="minilm",
-    text_path=None,
-    text_width=12,
-    dataset="nw-ucla",
-    protocol="cross-view",
-    part="fit",
-    class_names=("pick up", "wave \u2013 both hands"),
-    seen_classes=(0, 1),
-    seed=3,
-)
+from .cards import CARD
+
 X = torch.randn(2, 3, 8, 20, 1, generator=torch.Generator().manual_seed(0))
 
 
@@ -71,11 +57,13 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     "card",
     [
         CARD,
+        replace(CARD, preprocessing=Preprocessing(8, "bone", False, "frame")),
+        replace(CARD, encoder=EncoderConfig("stgcn-small", sparsity="bin", spatial="dft")),
         replace(CARD, text="none", text_width=None),
         replace(CARD, encoder=EncoderConfig("stgcn-small", frest=False)),
         replace(CARD, encoder=EncoderConfig("stgcn-small", sparsity=None, spatial=None)),
     ],
-    ids=["full", "no text", "no FreST", "plain filter"],
+    ids=["full", "other preparation", "other FreST", "no text", "no FreST", "plain filter"],
 )
 def test_round_trip(card: ModelCard, tmp_path: Path) -> None:
     model = trained(card)

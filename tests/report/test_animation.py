@@ -14,8 +14,8 @@ from PIL import Image, ImageColor
 from mica.data.clip import Clip, StoreInfo
 from mica.data.store import Store, write
 from mica.errors import InputError
-from mica.report.animation import animate, animation_html, animation_page
-from mica.report.scene import SIDE_COLOURS, set_scene
+from mica.report.motion.animation import animate, animation_html, animation_page
+from mica.report.motion.scene import SIDE_COLOURS, set_scene
 from mica.skeleton import get_layout, standing_pose
 
 from .browser import Browser, Screen

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mica.report.drawing import draw_all, draw_layout, spread
+from mica.report.figures.layouts import draw_all, draw_layout, spread
 from mica.skeleton import LAYOUTS, SkeletonLayout, get_layout, infer_layout
 
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())

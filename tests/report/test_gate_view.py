@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mica.evaluation.metrics import ConfusedPair
-from mica.report import gate_figures
-from mica.report.figures import Picture
+from mica.report.figures import gates
+from mica.report.figures.canvas import Picture
 from mica.report.gate_by_class import GateByClass
 from mica.report.gate_view import ClassGateView, class_gate_view, gate_view
 from mica.report.probe import Gate
@@ -40,7 +40,7 @@ def view(gate: Gate, confused: ConfusedPair | None = None, seconds: float = 2.0)
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are composed but not written, which takes long; the pages' tests write them."""
-    monkeypatch.setattr(gate_figures, "to_picture", lambda figure, alt: Picture("", 1, 1, alt))
+    monkeypatch.setattr(gates, "to_picture", lambda figure, alt: Picture("", 1, 1, alt))
 
 
 @pytest.mark.parametrize(

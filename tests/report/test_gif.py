@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from mica.report.gif import picture_times, write_gif
-from mica.report.scene import SIDE_COLOURS
+from mica.report.motion.gif import picture_times, write_gif
+from mica.report.motion.scene import SIDE_COLOURS
 from mica.skeleton import get_layout, standing_pose
 
 LAYOUT = get_layout("kinect-20")

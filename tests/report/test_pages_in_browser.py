@@ -13,8 +13,8 @@ from mica.data.store import Store
 from mica.evaluation.results import Result
 from mica.models.mica import ModelCard
 from mica.report import anchors, write_report
-from mica.report.animation import animate
 from mica.report.compare import write_comparison
+from mica.report.motion.animation import animate
 
 from ..conftest import FakeTextEncoder, faked_text
 from .browser import DESKTOP, PHONE, Browser, Screen

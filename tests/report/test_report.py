@@ -24,7 +24,7 @@ from mica.models.heads import HeadConfig
 from mica.models.mica import MICA
 from mica.models.stgcn import EncoderConfig
 from mica.report import anchors, write_report
-from mica.report.figures import class_bars
+from mica.report.figures.charts import class_bars
 from mica.report.probe import probe
 from mica.report.views import confusion_view
 from mica.report.words import meaning, method, parts

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mica.errors import InputError
-from mica.report.scene import TILT, flat, set_scene
+from mica.report.motion.scene import TILT, flat, set_scene
 from mica.skeleton import get_layout, standing_pose
 
 LAYOUT = get_layout("kinect-20")

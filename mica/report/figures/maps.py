@@ -11,7 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from mica.report.figures import COLOURS, MARKERS, PALE_BOX, Picture, new_axes, shorten, styled, to_picture
+from mica.report.figures.canvas import (
+    COLOURS,
+    MARKERS,
+    PALE_BOX,
+    Picture,
+    new_axes,
+    shorten,
+    styled,
+    to_picture,
+)
 
 MOST_NAMES = 30  # more do not fit into a map; their stars bear numbers
 _MAP_SIZE = 3.9, 3.8

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mica.report.figures import (
+from mica.report.figures.canvas import (
     COLOURS,
     MARKERS,
     WIDTH,
     Picture,
+    drawable,
     new_axes,
     shorten,
     styled,
@@ -62,7 +63,7 @@ def class_dots(
         style = _line(place)
         axes.scatter(values, rows, s=30, color=style["color"], marker=style["marker"], linewidth=0,
                      alpha=0.85, zorder=2, label=run_label(name))  # fmt: skip
-    axes.set_yticks(rows, [_drawable(shorten(name)) for name in class_names])
+    axes.set_yticks(rows, [drawable(shorten(name)) for name in class_names])
     least = 10 * np.floor(np.nanmin(accuracy) / 10)
     axes.set(xlim=(min(least, 90), 101), ylim=(len(rows) - 0.4, -0.6), xlabel="recognised [%]")
     axes.tick_params(axis="y", length=0)
@@ -91,11 +92,7 @@ def run_label(name: str) -> str:
     >>> run_label("nw-ucla-cross-view-joint-words-seed-0")
     'nw-ucla-cross-vi … words-seed-0'
     """
-    return _drawable(name if len(name) <= _LONGEST_NAME else f"{name[:16]} … {name[-12:]}")
-
-
-def _drawable(text: str) -> str:
-    return text.encode(errors="replace").decode()  # what is beyond Unicode has no glyph
+    return drawable(name if len(name) <= _LONGEST_NAME else f"{name[:16]} … {name[-12:]}")
 
 
 def _legend(figure: Figure, columns: int) -> None:

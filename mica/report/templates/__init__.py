@@ -1,4 +1,4 @@
-"""The pages' templates, which lie beside this file; whatever is put into them is escaped."""
+"""The pages' templates, which lie in this folder; whatever is put into them is escaped."""
 
 from __future__ import annotations
 

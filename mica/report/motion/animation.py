@@ -14,8 +14,8 @@ from jaxtyping import Float
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.files import atomic_path
-from mica.report.gif import write_gif
-from mica.report.scene import FLOOR_COLOUR, FLOOR_LINES, SIDE_COLOURS, TILT, set_scene
+from mica.report.motion.gif import write_gif
+from mica.report.motion.scene import FLOOR_COLOUR, FLOOR_LINES, SIDE_COLOURS, TILT, set_scene
 from mica.report.templates import style, template
 from mica.skeleton import SkeletonLayout
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from mica.report.figures import PALE_BOX, WIDTH, Picture, new_axes, shorten, styled, to_picture
+from mica.report.figures.canvas import PALE_BOX, WIDTH, Picture, new_axes, shorten, styled, to_picture
 from mica.skeleton import SkeletonLayout
 
 _DIVERGING = "PuOr_r"

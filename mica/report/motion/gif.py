@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from mica.report.scene import FLOOR_COLOUR, FLOOR_LINES, SIDE_COLOURS, TILT, Scene, flat, set_scene
+from mica.report.motion.scene import FLOOR_COLOUR, FLOOR_LINES, SIDE_COLOURS, TILT, Scene, flat, set_scene
 from mica.skeleton import SkeletonLayout
 
 _INCHES, _DOTS_AN_INCH = 4.8, 100

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mica.errors import InputError
-from mica.report.figures import COLOURS
+from mica.report.figures.canvas import COLOURS
 from mica.skeleton import SkeletonLayout
 
 # By what `SkeletonLayout.side` says of a joint, as in the drawings of layouts.

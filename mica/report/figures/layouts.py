@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from sklearn.isotonic import isotonic_regression
 
-from mica.report.figures import COLOURS
+from mica.report.figures.canvas import COLOURS
 from mica.skeleton import LAYOUTS, SkeletonLayout, standing_pose
 from mica.skeleton.naming import SIDES
 
