@@ -28,7 +28,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {
         (_READS, _DRAWS),
     ),
     "knn": ("The nearest training clips by cosine similarity: 1, 5, 10 and 20 of them.", (_READS,)),
-    "retrieval": ("Test clips, and the words of each class, ask for training clips.", (_READS,)),
+    "retrieval": ("Test clips ask for training clips, the words of each class for test clips.", (_READS,)),
     "finetune": ("The whole encoder trained on, with all labels.", (_TRAINS, _DRAWS)),
     "semi": (
         "The whole encoder trained on, with 1, 5 and 10 % of the labels: of each class, or of all clips.",
