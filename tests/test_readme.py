@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mica_kernels
 from mica.cli import make_parser
 from mica.configs import recipes
 
@@ -49,3 +50,22 @@ def test_files_it_points_to_exist() -> None:
     for folder, text in ((ROOT, README), (ROOT / "docs", DATA), (ROOT / "docs", EVALUATION)):
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("name", mica_kernels.__all__)
+def test_every_operator_is_shown(name: str) -> None:
+    assert f"`{name}`" in README
+    assert re.search(rf"from mica_kernels import .*\b{name}\b", README)
+
+
+def test_the_layers_of_other_peoples_models_are_shown() -> None:
+    code = "".join(block for language, block in BLOCKS if language == "python")
+    assert "FreST(" in code
+    assert "InfoNCELoss(" in code
+
+
+def test_every_document_is_within_a_link() -> None:
+    linked = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")) == sorted(
+        {target for target in linked if target.startswith("docs/")}
+    )

@@ -213,3 +213,10 @@ def test_a_missing_document_is_an_error(
 def test_the_documents_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     """`python -m benchmarks table --write` makes them so."""
     assert main(["table", "--check"]) == 0, capsys.readouterr()
+
+
+def test_every_table_is_shown_in_a_document() -> None:
+    shown = {
+        match["name"] for document in table.DOCUMENTS for match in table.MARKED.finditer(document.read_text())
+    }
+    assert shown == {*table.TABLES, *table.FIGURES}

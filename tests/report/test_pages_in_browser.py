@@ -12,11 +12,11 @@ import pytest
 from mica.data.store import Store
 from mica.evaluation.results import Result
 from mica.models.mica import ModelCard
-from mica.report import anchors, write_report
+from mica.report import write_report
 from mica.report.compare import write_comparison
 from mica.report.motion.animation import animate
 
-from ..conftest import FakeTextEncoder, faked_text
+from ..conftest import faked_text
 from .browser import DESKTOP, PHONE, Browser, Screen
 
 # A figure whose names leave no room for what it shows is written all the same.
@@ -44,8 +44,7 @@ def pages(
         "report with unseen classes": (zero_shot_run, zero_shot_store),
     }
     written, runs = {}, []
-    with pytest.MonkeyPatch.context() as patch, faked_text(folder / "cache"):
-        patch.setattr(anchors, "load_text_encoder", lambda name, path=None: FakeTextEncoder())
+    with faked_text(folder / "cache"):
         for name, (trained, store) in reports.items():
             runs.append(Path(shutil.copytree(trained, folder / name)))
             evaluate_somehow(runs[-1], add_result)

@@ -23,7 +23,7 @@ from mica.evaluation.results import Result, Score, result_file, score, write_res
 from mica.models.heads import HeadConfig
 from mica.models.mica import MICA
 from mica.models.stgcn import EncoderConfig
-from mica.report import anchors, write_report
+from mica.report import write_report
 from mica.report.figures.charts import class_bars
 from mica.report.probe import probe
 from mica.report.views import confusion_view
@@ -32,7 +32,7 @@ from mica.training.config import OptimizerConfig, PretrainConfig
 from mica.training.loop import pretrain
 from mica.transforms.sampling import Preprocessing
 
-from ..conftest import FakeTextEncoder, faked_text
+from ..conftest import faked_text
 
 HOSTILE = '<script>alert("$\\frac$")</script>'
 CLASSES = ("wave", "clap", HOSTILE)
@@ -158,8 +158,7 @@ def evaluate(run: Path) -> None:
 def reports(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The report of a run with text and with results, written twice."""
     folder = tmp_path_factory.mktemp("full")
-    with pytest.MonkeyPatch.context() as patch, faked_text(folder / "cache"):
-        patch.setattr(anchors, "load_text_encoder", lambda name, path=None: FakeTextEncoder())
+    with faked_text(folder / "cache"):
         run = train(store, folder / "run", text="minilm")
         evaluate(run)
         once, again = (write_report(run, store, folder / name) for name in ("a.html", "b.html"))
