@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from mica.cli import data, main, make_parser
 from mica.configs import load_config
 from mica.data.formats import RECORDED, STREAMED
 from mica.data.store import Store
+from mica.evaluation.evaluate import Effort, Evaluation
+from mica.evaluation.tuning import FROM_SCRATCH, FineTuneConfig
 
 TINY = """
 preprocessing: {num_frames: 8}
@@ -218,3 +221,18 @@ def test_installed_entry_point(tmp_path: Path) -> None:
         "  hint: give the folder of the raw files, or a zip of it",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fine_tuning_is_told(
+    tiny_run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[Effort] = []
+    monkeypatch.setattr(Evaluation, "evaluate", lambda self, *_: told.append(self.effort))
+    monkeypatch.setattr("mica.cli.evaluation._show", lambda *_: None)
+    command = ["evaluate", "finetune", "--run", str(tiny_run), "--data", str(tiny_store.path)]
+    main([*command, "--seeds", "2", "--lr", "0.5"])
+    main([*command, "--features", "random", "--epochs", "7"])
+    assert told == [
+        Effort(seeds=2, training=replace(FineTuneConfig(), lr=0.5)),
+        Effort(training=replace(FROM_SCRATCH, epochs=7)),
+    ]

@@ -12,6 +12,7 @@ from mica.cli import parsers
 if TYPE_CHECKING:
     from mica.data.store import Store
     from mica.evaluation.evaluate import Effort, Evaluation
+    from mica.evaluation.features import Source
     from mica.evaluation.results import Result
 
 _FEATURES = {
@@ -98,8 +99,8 @@ def evaluate(options: Namespace) -> None:
     from mica.evaluation.evaluate import Evaluation, transfer
 
     protocol, chosen = options.subcommand, options[options.subcommand]
-    store, effort = Store.open(chosen.data), _effort(chosen)
     source = chosen.get("features", "trained")
+    store, effort = Store.open(chosen.data), _effort(chosen, source)
     if protocol == "transfer":
         _show([transfer(chosen.run, store, chosen.protocol, source, effort)], chosen.run)
         return
@@ -123,18 +124,19 @@ def _evaluate_all(evaluation: Evaluation, chosen: Namespace) -> None:
         print(f"left out: {protocol}, since {reason}")
 
 
-def _effort(chosen: Namespace) -> Effort:
+def _effort(chosen: Namespace, source: Source) -> Effort:
     from dataclasses import replace
 
     from mica.errors import InputError
     from mica.evaluation.evaluate import Effort
+    from mica.evaluation.tuning import recipe
 
-    seeds, effort = chosen.get("seeds"), Effort()
+    seeds = chosen.get("seeds")
     if seeds is not None and seeds < 1:
         raise InputError(f"{seeds}, expected at least 1", field="seeds")
     given = {name: chosen.get(name) for name in ("epochs", "lr")}
-    training = replace(effort.training, **{name: value for name, value in given.items() if value is not None})
-    return Effort(seeds, training)
+    overridden = {name: value for name, value in given.items() if value is not None}
+    return Effort(seeds, replace(recipe(source), **overridden))
 
 
 def _show(results: list[Result], run: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.ensemble import ensemble_scores
 from mica.evaluation.features import Source, SplitFeatures, encoder_features, raw_features
-from mica.evaluation.finetune import FineTuneConfig, finetune_scores
+from mica.evaluation.finetune import finetune_scores
 from mica.evaluation.head import HEAD, Head, save_head
 from mica.evaluation.knn import knn_scores
 from mica.evaluation.linear import LinearClassifier, linear_scores
@@ -27,6 +27,7 @@ from mica.evaluation.retrieval import retrieval_scores, text_retrieval_scores
 from mica.evaluation.runs import CHECKPOINT, check_fit, fresh_model, keep_result
 from mica.evaluation.semi import semi_scores
 from mica.evaluation.transfer import transfer_scores
+from mica.evaluation.tuning import FineTuneConfig, recipe
 from mica.evaluation.zero_shot import zero_shot_scores
 from mica.models.mica import MICA, ModelCard
 from mica.models.text import class_embeddings, load_text_encoder
@@ -38,12 +39,12 @@ class Effort:
 
     Args:
         seeds: how many times; None leaves it to each protocol.
-        training: how an encoder is fine-tuned.
+        training: how an encoder is fine-tuned; None stands for the recipe made for its source.
         progress: whether long work shows a bar.
     """
 
     seeds: int | None = None
-    training: FineTuneConfig = field(default_factory=FineTuneConfig)
+    training: FineTuneConfig | None = None
     progress: bool = True
 
     @property
@@ -55,6 +56,10 @@ class Effort:
     def arguments(self) -> dict[str, Any]:
         """What a protocol that trains is told."""
         return {**self.seeded, "progress": self.progress}
+
+    def recipe(self, source: Source) -> FineTuneConfig:
+        """How an encoder from `source` is fine-tuned."""
+        return self.training or recipe(source)
 
 
 class Evaluation:
@@ -180,7 +185,7 @@ class Evaluation:
             self.store,
             self.division,
             card.class_names,
-            self.effort.training,
+            self.effort.recipe(source),
         )
 
     def _zero_shot(self, source: Source) -> list[Score]:
@@ -234,7 +239,7 @@ def transfer(
         card,
         target,
         division.protocol.name,
-        effort.training,
+        effort.recipe(source),
         **effort.arguments,
     )
     return keep_result(run, card, "transfer", source, scores, target, division)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mica.data.dataset import SkeletonDataset, SkeletonLoader, in_order
 from mica.data.sampler import GlobalBatchSampler
 from mica.errors import InputError
-from mica.evaluation.features import Scaling
+from mica.evaluation.features import Scaling, Source
 from mica.evaluation.linear import LinearClassifier
 from mica.models.mica import MICA, ModelCard
 from mica.models.precision import multiplies_bfloat16
@@ -45,7 +45,7 @@ class FineTuneConfig:
         augment: how the view of a clip is drawn that a step sees.
 
     The defaults were chosen among a dozen on the validation parts of NW-UCLA and UTD-MHAD, for encoders that had been
-    pretrained there. One that has learned nothing yet needs more epochs and a higher rate.
+    pretrained there. One that has learned nothing yet wants `FROM_SCRATCH`.
     """
 
     epochs: int = 5
@@ -65,6 +65,15 @@ class FineTuneConfig:
     def steps_per_epoch(self, clips: int) -> int:
         """Whole batches in an epoch; clips that fill none are left out, other ones each time."""
         return clips // min(self.batch_size, clips)
+
+
+FROM_SCRATCH = FineTuneConfig(epochs=40, lr=1e-2, head_lr=1e-2)
+"""For an untrained encoder, chosen among eight in the same way; with the other one it would hardly learn."""
+
+
+def recipe(source: Source) -> FineTuneConfig:
+    """How an encoder from `source` is trained on unless somebody says otherwise."""
+    return FROM_SCRATCH if source == "random" else FineTuneConfig()
 
 
 class Head(nn.Module):

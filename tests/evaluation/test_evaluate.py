@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store
 from mica.errors import InputError
-from mica.evaluation import results
+from mica.evaluation import evaluate, results
 from mica.evaluation.evaluate import Effort, Evaluation, transfer
-from mica.evaluation.finetune import FineTuneConfig
+from mica.evaluation.features import Source
 from mica.evaluation.results import PROTOCOLS, read_result, read_results, result_file
 from mica.evaluation.runs import check_fit, fresh_model
 from mica.evaluation.suite import evaluate_all, left_out
+from mica.evaluation.tuning import FROM_SCRATCH, FineTuneConfig
 from mica.models.mica import MICA, ModelCard
 from mica.training.config import PretrainConfig
 from mica.training.loop import pretrain
@@ -198,6 +199,21 @@ def test_runs_of_other_clips_are_not_fused(
     pretrain(replace(config, split=replace(config.split, part="train")), tiny_store, tmp_path / "whole")
     with pytest.raises(InputError, match="part"):
         Evaluation(run, tiny_store).ensemble([tmp_path / "whole"])
+
+
+@pytest.mark.parametrize(("source", "expected"), [("trained", FineTuneConfig()), ("random", FROM_SCRATCH)])
+def test_an_untrained_encoder_is_given_longer(
+    source: Source, expected: FineTuneConfig, run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert FROM_SCRATCH.epochs > FineTuneConfig().epochs
+    evaluation, told = Evaluation(run, tiny_store), []
+    monkeypatch.setattr(evaluate, "keep_result", lambda *_: None)
+    for name in ("finetune_scores", "semi_scores", "transfer_scores"):
+        monkeypatch.setattr(evaluate, name, lambda *arguments, **_: told.append(arguments[-1]))
+    evaluation.evaluate("finetune", source)
+    evaluation.evaluate("semi", source)
+    transfer(run, tiny_store, source=source)
+    assert told == [expected] * 3
 
 
 def test_random_is_the_same_architecture_before_training(run: Path) -> None:
