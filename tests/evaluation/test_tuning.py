@@ -24,6 +24,7 @@ from mica.evaluation.linear import LinearClassifier
 from mica.evaluation.tuning import Classifier, FineTuneConfig, Head, fine_tune
 from mica.models.frest import FreST
 from mica.models.mica import MICA, ModelCard
+from mica.models.stgcn import GraphConv
 from mica.transforms.augment import VIEWS, AugmentConfig
 from mica.transforms.streams import to_stream
 
@@ -159,6 +160,7 @@ def test_steps_are_those_of_the_definition(
 
     one, two = make(), make()
     with monkeypatch.context() as patch:
+        patch.setattr(tuning, "multiplies_bfloat16", lambda device: False)
         patch.setattr(SkeletonDataset, "__getitems__", getitems)
         train(one, clips, config)
     assert [len(batch) for batch in seen] == [16] * 6
@@ -174,6 +176,24 @@ def test_steps_are_those_of_the_definition(
         )
         assert apart <= 0.1 * moved, name
         assert not torch.equal(before[name], after[name]), name
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_training_and_nothing_else_is_in_bfloat16_where_the_hardware_multiplies_it(
+    able: bool, make: Make, clips: SkeletonDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "multiplies_bfloat16", lambda device: able)
+    classifier, kinds = make(), []
+    conv = next(module for module in classifier.modules() if isinstance(module, GraphConv))
+    conv.register_forward_hook(lambda module, given, result: kinds.append(result.dtype))
+    before = weights(classifier)
+    after = train(classifier, clips, replace(QUICK, epochs=1))
+    classifier.predict(clips)
+    assert kinds == [torch.bfloat16 if able else torch.float32] * 3 + [torch.float32]
+    assert {name: value.dtype for name, value in after.items()} == {
+        name: value.dtype for name, value in before.items()
+    }
+    assert all(value.isfinite().all() for value in after.values())
 
 
 def test_all_of_the_encoder_learns_and_nothing_else(make: Make, clips: SkeletonDataset) -> None:
