@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import islice
@@ -106,11 +105,7 @@ class Tuning:
     def head(self, places: Int[np.ndarray, " part"], config: FineTuneConfig) -> Head:
         """The head that a probe makes which is fitted on the frozen features of some clips."""
         features, labels = self.features[places], self.labels[places]
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The number of unique classes"
-            )  # a label a class is what was asked for
-            probe = fit_logistic(features, labels, self.num_classes, inverse_penalty=config.inverse_penalty)
+        probe = fit_logistic(features, labels, self.num_classes, inverse_penalty=config.inverse_penalty)
         return Head(probe, self.scaling)
 
     def classifier(self, head: Head) -> Classifier:

@@ -118,6 +118,7 @@ def fit_logistic(
         with warnings.catch_warnings():
             # With weak penalties the last digits of the weights never settle; the predictions have long done so.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.filterwarnings("ignore", "The number of unique classes")  # few clips of each are fine
             model.fit(scaling(train).numpy(), labels.numpy())
         # Of two classes scikit-learn has one row of weights, that of the second; the first one's scores are then 0.
         rows = seen[1:] if len(seen) == 2 else seen

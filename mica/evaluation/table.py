@@ -22,17 +22,16 @@ def results_table(results: Sequence[Result]) -> str:
     >>> place = {"dataset": "nw-ucla", "split": "cross-view", "split_note": "", "class_names": ()}
     >>> seen = {"parts": {}, "validation_subjects": (), "pretrained_on": None, "text_supervision": False}
     >>> print(results_table([Result("linear", "raw", scores, **place, **seen)]))
-    features              protocol                                      top-1 %          clips
-    raw coordinates       linear: SGD                                      61.2 ± 0.5       80
-    raw coordinates       linear: logistic regression                      60.0             80
+    features         protocol                     top-1 %          clips
+    raw coordinates  linear: SGD                     61.2 ± 0.5       80
+    raw coordinates  linear: logistic regression     60.0             80
     """
-    lines = [f"{'features':<22}{'protocol':<44}{'top-1 %':>9}{'clips':>15}"]
+    lines = [("features", "protocol", f"{'top-1 %':>9}{'clips':>15}")]
     for result in results:
         protocol = f"transfer to {result.dataset}" if result.protocol == "transfer" else result.protocol
         for score in result.scores:
             spread = "" if score.spread is None else f"± {score.spread:.1f}"
-            name = f"{protocol}: {score.name}"
-            lines.append(
-                f"{SOURCES[result.source]:<22}{name:<44}{score.top1:>9.1f} {spread:<6}{score.clips:>8}"
-            )
-    return "\n".join(lines)
+            figures = f"{score.top1:>9.1f} {spread:<6}{score.clips:>8}"
+            lines.append((SOURCES[result.source], f"{protocol}: {score.name}", figures))
+    first, second = (max(len(line[column]) for line in lines) for column in (0, 1))
+    return "\n".join(f"{source:<{first}}  {name:<{second}}{figures}" for source, name, figures in lines)
