@@ -109,7 +109,7 @@ def evaluations(dataset: str, out: Path) -> Iterator[tuple[list[str], Path]]:
                     evaluate(protocol, row.run, *features),
                     result_file(out / row.run, protocol, row.features),
                 )
-    for protocol in ("finetune", "semi"):
+    for protocol in ("retrieval", "finetune", "semi"):
         run = run_name(dataset)
         yield evaluate(protocol, run, "--features", "random"), result_file(out / run, protocol, "random")
     own, language = f"{dataset}-self", run_name(dataset)
