@@ -223,9 +223,7 @@ def test_installed_entry_point(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_fine_tuning_is_told(
-    tiny_run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_fine_tuning_is_told(tiny_run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Effort] = []
     monkeypatch.setattr(Evaluation, "evaluate", lambda self, *_: told.append(self.effort))
     monkeypatch.setattr("mica.cli.evaluation._show", lambda *_: None)
