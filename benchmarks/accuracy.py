@@ -250,7 +250,7 @@ Where we lose:
 - The self-supervised encoder is behind the published linear probes, 86.1 on NW-UCLA and 95.1 on UTD-MHAD, and on
   UTD-MHAD its nearest neighbours are far behind those of raw coordinates.
 - FreST is undecided on NW-UCLA. Of its four comparisons by a linear probe it wins three, by 0.8 to 5.7 points, and
-  loses one, by 4.1: what pretrainings of two revisions differ by, too. Looked at in an earlier revision, its filters had
+  loses one, by 4.1: what pretrainings of two revisions differ by, too. In an earlier revision its filters had
   hardly left the identity that they start from.
 - Features of NW-UCLA serve UTD-MHAD worse, by a linear probe, than those of a random encoder.
 - Fine-tuning is no better than logistic regression on the language-supervised features.
