@@ -1,4 +1,4 @@
-"""The error that a person can act on."""
+"""The errors that a person can act on."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ class InputError(ValueError):
         where += [f"field '{field}'"] if field is not None else []
         message = ": ".join([*where, problem])
         super().__init__(message if hint is None else f"{message}\n  hint: {hint}")
+
+
+class Interrupted(Exception):
+    """Long work was asked to stop, has saved, and can be gone on with.
+
+    Attributes:
+        status: what a shell expects of a process that a signal of this `number` ended.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number

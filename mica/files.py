@@ -39,9 +39,20 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: a power cut cannot tear them any more."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -53,7 +53,7 @@ def info_nce(
     0.0
     """
     options = {"query_labels": query_labels, "key_labels": key_labels, "extra_keys": extra_keys}
-    if _size(group) == 1:
+    if processes(group) == 1:
         return op.info_nce(query, key, scale=scale, symmetric=symmetric, impl=impl, **options)
     op.check_info_nce(query, key, scale, **options)
     if len(query) != len(key):
@@ -117,10 +117,22 @@ def gather(tensor: Tensor, group: Group = None) -> Tensor:
     >>> gather(torch.arange(3))  # no process group: one process
     tensor([0, 1, 2])
     """
-    return tensor if _size(group) == 1 else _Gather.apply(tensor, group)
+    return tensor if processes(group) == 1 else _Gather.apply(tensor, group)
 
 
-def _size(group: Group) -> int:
+def mean(tensor: Tensor, group: Group = None) -> Tensor:
+    """The mean over ranks of tensors of one shape, which every rank gets.
+
+    Backward, a rank gets the mean over ranks of what all make of it: of a loss that all compute of it, its gradient.
+
+    >>> mean(torch.ones(2))  # no process group: one process
+    tensor([1., 1.])
+    """
+    return tensor if processes(group) == 1 else _Mean.apply(tensor, group)
+
+
+def processes(group: Group = None) -> int:
+    """How many share a batch; 1 without a process group."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -158,6 +170,21 @@ class _SumParts(Function):
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
         return _Gather.apply(above, ctx.group), None
+
+
+class _Mean(Function):
+    """Its own adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        out = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(out, group=group)
+        return out.div_(dist.get_world_size(group))
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
+        return _Mean.apply(above, ctx.group), None
 
 
 class _Exchange(Function):

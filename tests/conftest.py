@@ -29,7 +29,7 @@ from mica.evaluation import evaluate
 from mica.models.heads import HeadConfig
 from mica.models.stgcn import EncoderConfig
 from mica.report import anchors
-from mica.training import loop
+from mica.training import loop, trainer
 from mica.training.config import OptimizerConfig, PretrainConfig, SplitConfig
 from mica.transforms.augment import AugmentConfig
 from mica.transforms.sampling import Preprocessing
@@ -60,7 +60,7 @@ class FakeTextEncoder:
 def faked_text(cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MICA_CACHE", str(cache))
-        for module in (loop, evaluate, anchors):
+        for module in (trainer, evaluate, anchors):
             patch.setattr(module, "load_text_encoder", lambda name, path=None: FakeTextEncoder())
         yield
 

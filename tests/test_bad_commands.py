@@ -17,7 +17,7 @@ from mica.cli import main
 from mica.data.clip import Clip, StoreInfo
 from mica.data.store import Store, write
 from mica.models import text
-from mica.training import loop
+from mica.training import trainer
 
 CLIP = "a01_s02_e00_v01"
 FRAMES = np.random.default_rng(0).normal(size=(3, 20, 3))
@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-hub"))
     monkeypatch.setenv("MICA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loop, "load_text_encoder", text.load_text_encoder)
+    monkeypatch.setattr(trainer, "load_text_encoder", text.load_text_encoder)
     (tmp_path / "tiny.yaml").write_text(TINY)
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from mica.cli import data, evaluation, models, parsers
-from mica.errors import InputError
+from mica.errors import InputError, Interrupted
 
 COMMANDS = {
     "prepare": data.prepare,
@@ -25,7 +26,9 @@ COMMANDS = {
 }
 PRETRAIN = (
     "Pretrain on the training part of a store. Start from a recipe and override what you like: "
-    "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none"
+    "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none. "
+    "On several GPUs: accelerate launch -m mica pretrain ..., or torchrun -m mica pretrain .... "
+    "After a kill, a crash or Ctrl-C: the same command with --resume (docs/scaling.md)."
 )
 
 
@@ -47,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("mica: stopped", file=sys.stderr)
         sys.exit(130)
+    except Interrupted as interrupted:
+        again = arguments if "--resume" in arguments else [*arguments, "--resume"]
+        again = [argument for argument in again if argument != "--overwrite"]
+        print(f"\nmica: {interrupted}\n  go on with: mica {shlex.join(again)}", file=sys.stderr)
+        sys.exit(interrupted.status)
 
 
 def run(arguments: Namespace) -> None:
@@ -72,7 +80,14 @@ def _pretrain(options: Namespace) -> None:
     from mica.training.loop import pretrain
 
     config, store = read_config(options), Store.open(options.data)
-    pretrain(config, store, Path(options.out), overwrite=options.overwrite)
+    pretrain(
+        config,
+        store,
+        Path(options.out),
+        overwrite=options.overwrite,
+        resume=options.resume,
+        profile=options.profile,
+    )
     print(f"run: {options.out}\nnext: mica evaluate linear --run {options.out} --data {options.data}")
 
 
@@ -113,6 +128,16 @@ def _add_settings(parser: ArgumentParser) -> None:
     parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="run directory to create")
     parsers.add_overwrite(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out from its last save, or begin it",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="measure ten steps: profile.txt and trace.json in the run directory",
+    )
     add_config(parser)
 
 

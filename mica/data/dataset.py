@@ -103,16 +103,21 @@ def to_device(batch: RaggedBatch, device: torch.device) -> RaggedBatch:
 class SkeletonLoader:
     """Prepared batches on a device: clips are fetched as recorded, a batch at once, and resampled where they are used.
 
-    `order` gives the places in the dataset that make up each batch.
+    `order` gives the places in the dataset that make up each batch; `workers` processes read ahead of their use, and
+    none where it is 0.
     """
 
-    def __init__(self, dataset: SkeletonDataset, order: Iterable[list[int]], device: torch.device) -> None:
+    def __init__(
+        self, dataset: SkeletonDataset, order: Iterable[list[int]], device: torch.device, workers: int = 0
+    ) -> None:
         self.dataset, self.device = dataset, device
         self._fetcher = DataLoader(
             dataset,
             batch_sampler=order,
             collate_fn=as_fetched,
             pin_memory=device.type == "cuda",
+            num_workers=workers,
+            persistent_workers=workers > 0,
             generator=Generator(),  # else each pass would draw from PyTorch's own, and change what others draw
         )
 

@@ -46,23 +46,23 @@ class GlobalBatchSampler(Sampler[list[int]]):
             f"{batch_size} clips cannot be shared evenly by {processes} processes",
         )
         _require(batch_size <= count, "batch_size", f"{batch_size} clips a batch, but only {count} clips")
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.count, self.batch_size, self.seed, self.epoch, self.first = count, batch_size, seed, 0, 0
         share = batch_size // processes
         self.positions = range(rank * share, (rank + 1) * share)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Choose the epoch whose order the next iterations give, and the first of its batches that they do."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return self.count // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         draws = Draws(self.seed, self.epoch, range(self.count), stream=_STREAM)
-        order = draws.bits(1)[:, 0].argsort(stable=True).tolist()
-        for step in range(len(self)):
-            first = step * self.batch_size
-            yield order[first + self.positions.start : first + self.positions.stop]
+        order = draws.bits(1)[:, 0].argsort(stable=True)
+        for step in range(self.first, len(self)):
+            start = step * self.batch_size
+            yield order[start + self.positions.start : start + self.positions.stop].tolist()
 
 
 def _require(holds: bool, field: str, problem: str) -> None:

@@ -2,6 +2,9 @@
 
 RUN/config.yaml      the whole configuration, to run it again
 RUN/metrics.jsonl    one JSON object an epoch
+RUN/starts.jsonl     one JSON object a start: the step, the machine, the versions, the number format
+RUN/broken.jsonl     one JSON object a step that was not finite, with its clips; most runs have none
+RUN/state/           what a resume needs, until the run is finished
 RUN/checkpoint/      model.safetensors and model.json
 RUN/evaluation/      one JSON file a protocol, written by `mica evaluate`
 RUN/report.html      written by `mica report`
@@ -12,56 +15,138 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 import yaml
 
 from mica.errors import InputError
 from mica.evaluation.runs import CHECKPOINT
-from mica.files import refuse_existing
+from mica.files import atomic_path, refuse_existing
+from mica.models.hub import WEIGHTS
 from mica.training.config import PretrainConfig
+from mica.training.state import FOLDER, newest_state, states, write_state
 
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+CONFIG, METRICS, STARTS, BROKEN = "config.yaml", "metrics.jsonl", "starts.jsonl", "broken.jsonl"
 
 
-class RunWriter:
-    """Creates a run directory with its configuration and appends metrics; a context manager.
+class RunDirectory:
+    """A run directory, to begin or to go on with.
 
-    Raises InputError where the directory exists and may not be overwritten, or is no run and must not be.
+    Args:
+        folder: where; nothing in it is touched before `begin`.
+        config: what is going to run.
+        overwrite: an earlier run may be replaced.
+        resume: an earlier run of the same configuration is gone on with; where there is none, one begins.
+
+    Raises InputError where the directory exists and may not be overwritten, or is no run and must not be, or is to be
+    resumed and was of another configuration.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], config: PretrainConfig, overwrite: bool = False
+        self,
+        folder: str | os.PathLike[str],
+        config: PretrainConfig,
+        overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
-        self.folder = refuse_existing(folder, overwrite)
+        self.folder, self._config = Path(folder), config
+        if overwrite and resume:
+            hint = "--overwrite throws away what is there, --resume goes on with it"
+            raise InputError("to be overwritten and to be resumed", file=folder, hint=hint)
+        self.resuming = resume and (self.folder / CONFIG).is_file()
+        if self.resuming:
+            self._check_same()
+        elif states(self.folder) and not overwrite:
+            hint = "pass --resume to go on with it, --overwrite to replace it, or name another output"
+            raise InputError("holds a run that is not finished", file=folder, hint=hint)
+        else:
+            refuse_existing(folder, overwrite or (resume and not self._holds_anything()))
         if self.folder.exists() and not _is_run(self.folder):
             hint = "name another output; --overwrite replaces runs, and nothing else"
             raise InputError("exists, but is no run directory", file=self.folder, hint=hint)
-        self._config = config
-        self._metrics: TextIO | None = None
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / CHECKPOINT
 
-    def __enter__(self) -> RunWriter:
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True)
-        (self.folder / CONFIG).write_text(yaml.safe_dump(asdict(self._config), sort_keys=False))
-        self._metrics = (self.folder / METRICS).open("w")
-        return self
+    @property
+    def finished(self) -> bool:
+        """Whether there is a run that has come to its end."""
+        return self.resuming and (self.checkpoint / WEIGHTS).is_file() and not states(self.folder)
 
-    def log(self, record: dict[str, float | int | None]) -> None:
-        assert self._metrics is not None
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
+    def begin(self) -> dict[str, Any] | None:
+        """Make the directory, or find it as the last save left it: then return that state."""
+        state = newest_state(self.folder) if self.resuming else None
+        if state is None:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+            (self.folder / METRICS).touch()
+        else:
+            self._cut_back(state["step"])
+        with atomic_path(self.folder / CONFIG, overwrite=True) as temporary:
+            temporary.write_text(yaml.safe_dump(asdict(self._config), sort_keys=False))
+        return state
 
-    def __exit__(self, *exception: object) -> None:
-        assert self._metrics is not None
-        self._metrics.close()
+    def log(self, record: dict[str, Any], file: str = METRICS) -> None:
+        """Append a line to the metrics, or to another file."""
+        with (self.folder / file).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Keep what a resume needs."""
+        write_state(self.folder, step, state)
+
+    def finish(self) -> None:
+        """Drop what only a resume needs."""
+        shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+
+    def _holds_anything(self) -> bool:
+        return self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()))
+
+    def _check_same(self) -> None:
+        file = self.folder / CONFIG
+        try:
+            before = _flat(asdict(PretrainConfig())) | _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise InputError(f"cannot be read: {error}", file=file) from error
+        now = _flat(asdict(self._config))
+        differing = [
+            f"{name}: {before.get(name)} before, {now.get(name)} now"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith("engine.")
+        ]
+        if differing:
+            hint = "resume with the settings that it began with; only those of `engine` may change"
+            raise InputError("\n  ".join(["the run began otherwise", *differing]), file=file, hint=hint)
+
+    def _cut_back(self, step: int) -> None:
+        """Drop what was logged after the state that the run goes on from: it is going to be logged again."""
+        for name in (METRICS, STARTS, BROKEN):
+            if (file := self.folder / name).is_file():
+                with atomic_path(file, overwrite=True) as temporary:
+                    kept = (line for entry, line in _whole_lines(file) if entry["step"] <= step)
+                    temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _whole_lines(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The entries of a file of JSON lines; a process that was killed may have left half of the last."""
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        with suppress(ValueError):
+            yield json.loads(line), line
+
+
+def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of nested mappings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in entries.items():
+        inside = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return flat
 
 
 def _is_run(folder: Path) -> bool:

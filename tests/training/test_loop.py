@@ -24,12 +24,13 @@ from mica.models.mica import MICA
 from mica.models.stgcn import EncoderConfig
 from mica.objectives import ObjectiveConfig, Objectives
 from mica.skeleton import LAYOUTS, layout_from_dict, layout_to_dict
-from mica.training import loop
+from mica.training import trainer as trainer_module
 from mica.training.config import PretrainConfig, SplitConfig
-from mica.training.loop import Trainer, epoch_means, pretrain
+from mica.training.loop import pretrain
+from mica.training.trainer import Trainer
 
+RUN = ["checkpoint", "config.yaml", "metrics.jsonl", "starts.jsonl"]
 MakeConfig = Callable[..., PretrainConfig]
-CPU = torch.device("cpu")
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -74,13 +75,13 @@ def test_measuring_the_knn_changes_nothing(
 
 def test_the_random_encoder_is_the_one_before_training(tiny_store: Store, tiny_config: MakeConfig) -> None:
     torch.rand(3)
-    trainer = Trainer(tiny_config(seed=5), tiny_store, CPU)
+    trainer = Trainer(tiny_config(seed=5), tiny_store)
     fresh = random_model(trainer.card)
     assert differing(dict(fresh.named_parameters()), dict(trainer.model.named_parameters())) == []
 
 
 def test_loss_falls(tiny_store: Store, tiny_config: MakeConfig, fake_text: None) -> None:
-    trainer = Trainer(tiny_config(text="minilm", epochs=4, batch_size=8), tiny_store, CPU)
+    trainer = Trainer(tiny_config(text="minilm", epochs=4, batch_size=8), tiny_store)
     batch = next(iter(trainer.loader))
     losses = [trainer.train_step(batch["x"], batch["label"])["loss"].item() for _ in range(12)]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
@@ -106,11 +107,11 @@ def test_objectives_can_be_switched(
     objectives: ObjectiveConfig,
     terms: set[str],
 ) -> None:
-    trainer = Trainer(tiny_config(text=text, objectives=objectives, batch_size=4), tiny_store, CPU)
+    trainer = Trainer(tiny_config(text=text, objectives=objectives, batch_size=4), tiny_store)
     batch = next(iter(trainer.loader))
     before = trainer.model.encoder.blocks[0].graph.conv.weight.detach().clone()
     values = trainer.train_step(batch["x"], batch["label"])
-    assert set(values) == terms | {"loss"}
+    assert set(values) == terms | {"loss", "gradient", "stop"}
     assert values["loss"].item() == pytest.approx(sum(values[name].item() for name in terms), rel=1e-5)
     assert not any(value.requires_grad for value in values.values())
     assert not torch.equal(before, trainer.model.encoder.blocks[0].graph.conv.weight)
@@ -119,8 +120,8 @@ def test_objectives_can_be_switched(
 def test_text_none_never_loads_a_text_encoder(
     tiny_store: Store, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "load_text_encoder", lambda *_: pytest.fail("a text encoder was loaded"))
-    trainer = Trainer(tiny_config(text="none"), tiny_store, CPU)
+    monkeypatch.setattr(trainer_module, "load_text_encoder", lambda *_: pytest.fail("a text encoder was loaded"))
+    trainer = Trainer(tiny_config(text="none"), tiny_store)
     assert trainer.model.semantic is None
     assert trainer.card.text_width is None
 
@@ -128,7 +129,8 @@ def test_text_none_never_loads_a_text_encoder(
 def test_metrics_have_a_line_an_epoch(tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path) -> None:
     pretrain(tiny_config(epochs=3, knn_every=2, batch_size=24), tiny_store, tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    fields = ["epoch", "step", "intra", "loss", "lr", "clips_per_second", "knn_validation", "seconds"]
+    fields = ["epoch", "step", "intra", "loss", "gradient", "lr", "clips_per_second", "seconds", "waited"]
+    fields.append("knn_validation")
     assert [list(record) for record in records] == [fields] * 3
     assert [record["epoch"] for record in records] == [0, 1, 2]
     assert [record["step"] for record in records] == [2, 4, 6]
@@ -152,7 +154,7 @@ def test_config_of_a_zero_shot_run_reloads_as_it_was(zero_shot_run: Path, tiny_c
 
 
 def test_fit_reads_only_fit(tiny_store: Store, tiny_config: MakeConfig, clips_read: set[int]) -> None:
-    trainer = Trainer(tiny_config(), tiny_store, CPU)
+    trainer = Trainer(tiny_config(), tiny_store)
     trainer.run_epoch(0, tqdm(disable=True))
     assert clips_read == set(split(tiny_store, "cross-subject").fit.tolist())
 
@@ -160,7 +162,7 @@ def test_fit_reads_only_fit(tiny_store: Store, tiny_config: MakeConfig, clips_re
 def test_running_knn_reads_validation_and_never_the_test_part(
     tiny_store: Store, tiny_config: MakeConfig, clips_read: set[int]
 ) -> None:
-    trainer = Trainer(tiny_config(knn_every=1), tiny_store, CPU)
+    trainer = Trainer(tiny_config(knn_every=1), tiny_store)
     trainer.knn_accuracy()
     assert clips_read == set(split(tiny_store, "cross-subject").train.tolist())
 
@@ -168,7 +170,7 @@ def test_running_knn_reads_validation_and_never_the_test_part(
 def test_train_reads_the_whole_training_part(
     tiny_store: Store, tiny_config: MakeConfig, clips_read: set[int]
 ) -> None:
-    trainer = Trainer(tiny_config(split=SplitConfig(part="train")), tiny_store, CPU)
+    trainer = Trainer(tiny_config(split=SplitConfig(part="train")), tiny_store)
     trainer.run_epoch(0, tqdm(disable=True))
     assert clips_read == set(split(tiny_store, "cross-subject").train.tolist())
 
@@ -177,7 +179,7 @@ def test_unseen_classes_are_never_read(
     zero_shot_store: Store, tiny_config: MakeConfig, clips_read: set[int]
 ) -> None:
     how = SplitConfig(zero_shot="22/5", part="train")
-    trainer = Trainer(tiny_config(batch_size=11, split=how, knn_every=1), zero_shot_store, CPU)
+    trainer = Trainer(tiny_config(batch_size=11, split=how, knn_every=1), zero_shot_store)
     trainer.run_epoch(0, tqdm(disable=True))
     unseen = zero_shot_split("utd-mhad", "22/5").unseen
     labels = zero_shot_store.labels[sorted(clips_read)]
@@ -189,13 +191,13 @@ def test_unseen_classes_are_never_read(
 def test_a_loss_that_is_not_finite_stops_training(
     tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.augment
+    original = trainer_module.augment
     calls = iter(range(100))
 
     def spoiled(x: Tensor, *rest: object) -> Tensor:
         return original(x, *rest) * (math.nan if next(calls) == 3 else 1.0)  # two views a step
 
-    monkeypatch.setattr(loop, "augment", spoiled)
+    monkeypatch.setattr(trainer_module, "augment", spoiled)
     with pytest.raises(InputError, match=r"epoch 0, step 1 of 3: the term 'intra' is nan"):
         pretrain(tiny_config(), tiny_store, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
@@ -206,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_training(
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Every view, and the wordings of every step, from now on."""
     found: list[Tensor] = []
-    view, texts = loop.augment, Objectives.draw_texts
+    view, texts = trainer_module.augment, Objectives.draw_texts
 
     def recorded_view(*arguments: object) -> Tensor:
         found.append(view(*arguments))
@@ -216,7 +218,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         found.append(texts(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(loop, "augment", recorded_view)
+    monkeypatch.setattr(trainer_module, "augment", recorded_view)
     monkeypatch.setattr(Objectives, "draw_texts", recorded_texts)
     return found
 
@@ -226,7 +228,7 @@ def test_a_later_epoch_needs_nothing_of_those_before(
 ) -> None:
     """Order, views and wordings follow from seed, epoch and step."""
     config = tiny_config(epochs=2, text="minilm")
-    whole, late = (Trainer(config, tiny_store, CPU) for _ in range(2))
+    whole, late = (Trainer(config, tiny_store) for _ in range(2))
     for epoch in range(2):
         whole.run_epoch(epoch, tqdm(disable=True))
     size = len(drawn) // 2
@@ -243,7 +245,7 @@ def test_each_step_and_view_draws_for_itself(
     tiny_store: Store, tiny_config: MakeConfig, fake_text: None, drawn: list[Tensor]
 ) -> None:
     config = tiny_config(epochs=2, text="minilm")
-    trainer, other = Trainer(config, tiny_store, CPU), Trainer(replace(config, seed=1), tiny_store, CPU)
+    trainer, other = Trainer(config, tiny_store), Trainer(replace(config, seed=1), tiny_store)
     batch = next(iter(trainer.loader))
     for _ in range(2):
         trainer.train_step(batch["x"], batch["label"])
@@ -256,7 +258,7 @@ def test_each_step_and_view_draws_for_itself(
 def test_clips_come_in_another_order_each_epoch(
     tiny_store: Store, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, labels = Trainer(tiny_config(epochs=2), tiny_store, CPU), []
+    trainer, labels = Trainer(tiny_config(epochs=2), tiny_store), []
     step = trainer.train_step
     monkeypatch.setattr(trainer, "train_step", lambda x, label: (labels.append(label), step(x, label))[1])
     for epoch in range(2):
@@ -264,18 +266,6 @@ def test_clips_come_in_another_order_each_epoch(
     first, second = torch.cat(labels).chunk(2)
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
-
-
-def test_epoch_means_name_the_first_term_at_fault() -> None:
-    def steps(**terms: list[float]) -> list[dict[str, Tensor]]:
-        return [
-            dict(zip(terms, map(torch.tensor, row), strict=True)) for row in zip(*terms.values(), strict=True)
-        ]
-
-    assert epoch_means(steps(inter=[1.0, 3.0], loss=[1.0, 2.0]), 0) == {"inter": 2.0, "loss": 1.5}
-    nan, inf = math.nan, math.inf
-    with pytest.raises(InputError, match=r"epoch 7, step 1 of 3: the term 'modulation' is inf"):
-        epoch_means(steps(inter=[1.0, 1.0, nan], modulation=[1.0, inf, 0.0], loss=[0.0, inf, nan]), 7)
 
 
 def test_overwrite_keeps_the_old_run_until_the_settings_are_good(
@@ -297,7 +287,7 @@ def test_overwrite_keeps_the_old_run_until_the_settings_are_good(
             pretrain(config, tiny_store, run, overwrite=True)
         assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "kept"]
     pretrain(tiny_config(batch_size=48), tiny_store, run, overwrite=True)
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoint", "config.yaml", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == RUN
 
 
 def test_settings_from_python_are_checked_too(tiny_store: Store, tiny_config: MakeConfig) -> None:
@@ -308,7 +298,7 @@ def test_settings_from_python_are_checked_too(tiny_store: Store, tiny_config: Ma
         ("seed", replace(config, seed=2**63)),
     ):
         with pytest.raises(InputError) as caught:
-            Trainer(broken, tiny_store, CPU)
+            Trainer(broken, tiny_store)
         assert caught.value.field == field
 
 

@@ -1,32 +1,40 @@
-"""The run directory: refused, replaced or left alone, and readable while it grows."""
+"""The run directory: refused, replaced, gone on with or left alone, and readable while it grows."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from mica.errors import InputError
-from mica.training.config import PretrainConfig
-from mica.training.run import RunWriter
+from mica.training.config import EngineConfig, OptimizerConfig, PretrainConfig
+from mica.training.run import RunDirectory
+from mica.training.state import states
 
 CONFIG = PretrainConfig(seed=3)
 
 
+def begun(folder: Path, config: PretrainConfig = CONFIG, **how: bool) -> RunDirectory:
+    run = RunDirectory(folder, config, **how)
+    run.begin()
+    return run
+
+
 def test_metrics_can_be_read_after_every_line(tmp_path: Path) -> None:
-    with RunWriter(tmp_path / "deep" / "run", CONFIG) as run:
-        for epoch in range(3):
-            run.log({"epoch": epoch, "knn_validation": None})
-            lines = (tmp_path / "deep" / "run" / "metrics.jsonl").read_text().splitlines()
-            assert json.loads(lines[epoch]) == {"epoch": epoch, "knn_validation": None}
+    run = begun(tmp_path / "deep" / "run")
+    for epoch in range(3):
+        run.log({"epoch": epoch, "knn_validation": None})
+        lines = (tmp_path / "deep" / "run" / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[epoch]) == {"epoch": epoch, "knn_validation": None}
     assert run.checkpoint == tmp_path / "deep" / "run" / "checkpoint"
 
 
 def test_config_is_plain_yaml(tmp_path: Path) -> None:
-    with RunWriter(tmp_path / "run", CONFIG):
-        pass
+    begun(tmp_path / "run")
     entries = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert entries["seed"] == 3
     assert entries["encoder"]["preset"] == "stgcn"
@@ -34,29 +42,87 @@ def test_config_is_plain_yaml(tmp_path: Path) -> None:
 
 
 def test_an_existing_run_is_refused_or_replaced_whole(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with RunWriter(run, CONFIG) as writer:
-        writer.log({"epoch": 0})
-    (run / "evaluation").mkdir()
+    folder = tmp_path / "run"
+    begun(folder).log({"epoch": 0})
+    (folder / "evaluation").mkdir()
     with pytest.raises(InputError, match="exists already"):
-        RunWriter(run, CONFIG)
-    writer = RunWriter(run, CONFIG, overwrite=True)
-    assert (run / "evaluation").exists(), "nothing is removed before the run begins"
-    with writer:
-        pass
-    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "metrics.jsonl"]
-    assert (run / "metrics.jsonl").read_text() == ""
+        RunDirectory(folder, CONFIG)
+    run = RunDirectory(folder, CONFIG, overwrite=True)
+    assert (folder / "evaluation").exists(), "nothing is removed before the run begins"
+    run.begin()
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
+    assert (folder / "metrics.jsonl").read_text() == ""
 
 
-def test_overwrite_removes_nothing_but_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_nothing_but_runs_is_touched(tmp_path: Path, how: str) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for folder in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(InputError, match="is no run directory"):
-            RunWriter(folder, CONFIG, overwrite=True)
+        with pytest.raises(InputError, match="is no run directory|exists already"):
+            RunDirectory(folder, CONFIG, **{how: True})
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_an_empty_directory_may_become_a_run(tmp_path: Path) -> None:
-    with RunWriter(tmp_path, CONFIG, overwrite=True):
-        pass
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_an_empty_directory_may_become_a_run(tmp_path: Path, how: str) -> None:
+    begun(tmp_path, **{how: True})
     assert (tmp_path / "config.yaml").exists()
+
+
+def test_what_was_logged_after_the_save_is_dropped_at_a_resume(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    for step in (2, 4, 6):
+        run.log({"step": step})
+        if step == 4:
+            run.save(step, {"step": step, "weight": torch.ones(2)})
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as torn:
+        torn.write('{"step": 8, "lo')
+    again = RunDirectory(tmp_path / "run", CONFIG, resume=True)
+    state = again.begin()
+    assert state is not None
+    assert state["step"] == 4
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == '{"step": 2}\n{"step": 4}\n'
+    assert not again.finished
+
+
+def test_a_run_without_a_save_begins_anew_at_a_resume(tmp_path: Path) -> None:
+    begun(tmp_path / "run").log({"step": 2})
+    run = RunDirectory(tmp_path / "run", CONFIG, resume=True)
+    assert run.begin() is None
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
+def test_a_run_under_way_is_refused_with_the_way_to_go_on(tmp_path: Path) -> None:
+    begun(tmp_path / "run").save(1, {"step": 1})
+    with pytest.raises(InputError, match=r"not finished\n  hint: pass --resume"):
+        RunDirectory(tmp_path / "run", CONFIG)
+    with pytest.raises(InputError, match="to be overwritten and to be resumed"):
+        RunDirectory(tmp_path / "run", CONFIG, overwrite=True, resume=True)
+    assert len(states(tmp_path / "run")) == 1
+
+
+def test_a_resume_with_other_settings_names_them(tmp_path: Path) -> None:
+    begun(tmp_path / "run").save(1, {"step": 1})
+    other = replace(CONFIG, seed=4, optimizer=OptimizerConfig(lr=0.5))
+    with pytest.raises(InputError) as caught:
+        RunDirectory(tmp_path / "run", other, resume=True)
+    assert "optimizer.lr: 0.001 before, 0.5 now" in str(caught.value)
+    assert "seed: 3 before, 4 now" in str(caught.value)
+    RunDirectory(tmp_path / "run", replace(CONFIG, engine=EngineConfig(save_minutes=1)), resume=True)
+
+
+def test_a_resume_takes_what_an_older_configuration_lacks_as_the_default(tmp_path: Path) -> None:
+    begun(tmp_path / "run").save(1, {"step": 1})
+    file = tmp_path / "run" / "config.yaml"
+    entries = yaml.safe_load(file.read_text())
+    del entries["momentum"], entries["optimizer"]["schedule"]
+    file.write_text(yaml.safe_dump(entries))
+    assert RunDirectory(tmp_path / "run", CONFIG, resume=True).begin() is not None
+
+
+@pytest.mark.parametrize("text", ["optimizer: [", "just words", "\x00"])
+def test_a_damaged_configuration_is_named_at_a_resume(tmp_path: Path, text: str) -> None:
+    begun(tmp_path / "run").save(1, {"step": 1})
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"config.yaml: cannot be read"):
+        RunDirectory(tmp_path / "run", CONFIG, resume=True)

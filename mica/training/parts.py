@@ -1,0 +1,58 @@
+"""Which clips a run reads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from mica.data.dataset import SkeletonDataset
+from mica.data.splits import split, zero_shot_split
+from mica.data.store import Store
+from mica.errors import InputError
+from mica.training.config import PretrainConfig
+
+
+@dataclass
+class Parts:
+    """The clips that pretraining reads, and the two between which the running kNN is measured."""
+
+    pretrain: SkeletonDataset
+    gallery: SkeletonDataset
+    queries: SkeletonDataset
+    seen_classes: tuple[int, ...]
+
+    def fingerprint(self) -> str:
+        """Changes with the names, lengths or order of the clips to pretrain on."""
+        store, indices = self.pretrain.store, self.pretrain.indices
+        digest = hashlib.sha256("\n".join(store.names[indices]).encode())
+        digest.update(store.frames[indices].tobytes())
+        return digest.hexdigest()
+
+
+def choose_parts(config: PretrainConfig, store: Store) -> Parts:
+    """The clips of the configured part without unseen classes; the kNN runs from fit to validation."""
+    division = split(store, config.split.protocol)
+    unseen: tuple[int, ...] = ()
+    if config.split.zero_shot is not None:
+        unseen = zero_shot_split(store.info.dataset, config.split.zero_shot).unseen
+
+    def dataset(indices: np.ndarray) -> SkeletonDataset:
+        seen = indices[~np.isin(store.labels[indices], unseen)]
+        return SkeletonDataset(store, seen, config.preprocessing)
+
+    chosen = division.fit if config.split.part == "fit" else division.train
+    parts = Parts(
+        dataset(chosen),
+        dataset(division.fit),
+        dataset(division.validation),
+        tuple(label for label in range(len(store.info.class_names)) if label not in unseen),
+    )
+    if len(parts.pretrain) < config.optimizer.batch_size:
+        raise InputError(
+            f"{len(parts.pretrain)} clips to pretrain on, fewer than one batch of {config.optimizer.batch_size}",
+            file=store.path,
+            field="optimizer.batch_size",
+        )
+    return parts

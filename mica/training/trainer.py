@@ -1,0 +1,395 @@
+"""One process's part of a pretraining run: model, losses, optimiser, clips, and the step that joins them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from mica.data.dataset import Batch, SkeletonDataset, SkeletonLoader
+from mica.data.sampler import GlobalBatchSampler
+from mica.data.store import Store
+from mica.errors import InputError
+from mica.evaluation.features import extract_features
+from mica.evaluation.knn import knn_predict
+from mica.evaluation.metrics import accuracy
+from mica.models.mica import MICA, ModelCard
+from mica.models.precision import choose_precision
+from mica.models.text import class_embeddings, load_text_encoder
+from mica.objectives import Keys, Objectives
+from mica.training.checks import check_config
+from mica.training.config import PretrainConfig
+from mica.training.momentum import KeyQueue, MomentumEncoder
+from mica.training.monitor import Monitor, StepGuard, StepValues
+from mica.training.optimizer import learning_rate, make_optimizer
+from mica.training.parts import choose_parts
+from mica.training.phases import Phases
+from mica.training.step import Around, CachedGradients, Pretraining, encode, fix_dropout
+from mica.training.sync_norm import synchronise_norms
+from mica.transforms.augment import augment
+from mica.transforms.draws import Draws
+from mica.transforms.streams import to_stream
+from mica_kernels import distributed
+
+GPU_WORKERS = 4
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """Accelerate's view of the processes and devices that `accelerate launch` or `torchrun` gave this run.
+
+    Number formats stay with us: only the encoder is to leave float32.
+    """
+    # Running statistics are those of the first process; they are handed out where they are needed, not every step.
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    return Accelerator(mixed_precision="no", kwargs_handlers=handlers, **options)
+
+
+class Trainer:
+    """Model, objectives, optimiser and clips of one run, on one of its processes.
+
+    Attributes:
+        step: steps taken.
+        stop: whether this process was asked to stop; what it says reaches all of them with the next step.
+        history: the terms of each step of the epoch that is under way.
+        stop_agreed: all processes know that one of them was asked to stop.
+
+    Raises InputError where a setting is out of range or the store does not fit the configuration.
+    """
+
+    def __init__(self, config: PretrainConfig, store: Store, accelerator: Accelerator | None = None) -> None:
+        check_config(config)
+        self.accelerator = accelerator or make_accelerator()
+        self.config, self.device, self.layout = config, self.accelerator.device, store.layout
+        self.parts = choose_parts(config, store)
+        self.order = GlobalBatchSampler(
+            len(self.parts.pretrain),
+            config.optimizer.batch_size,
+            config.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        self.micro_batch = _micro_batch(config, len(self.order.positions))
+        texts = self._class_texts(store)
+        self.card = ModelCard(
+            layout=store.info.layout,
+            preprocessing=config.preprocessing,
+            encoder=config.encoder,
+            heads=config.heads,
+            text=config.text,
+            text_path=config.text_path,
+            text_width=None if texts is None else texts.shape[-1],
+            dataset=store.info.dataset,
+            protocol=config.split.protocol,
+            part=config.split.part,
+            class_names=store.info.class_names,
+            seen_classes=self.parts.seen_classes,
+            seed=config.seed,
+            own_layout=store.info.own_layout,
+            persons=self.parts.pretrain.persons,
+        )
+        self.model = self._build().to(self.device)
+        self.momentum, self.queue = self._build_momentum()
+        if config.engine.compile:
+            self.model.encoder.compile(dynamic=False)
+        self.phases = Phases(self.device)
+        self.precision, self.why = choose_precision(config.precision, self.device)
+        objectives = Objectives(config.objectives, texts).to(self.device)
+        self.trained = Pretraining(self.model, objectives, self.precision, self.phases)
+        self.optimizer = make_optimizer(self.trained, config.optimizer)
+        self.wrapped = self.accelerator.prepare_model(self.trained)
+        self.guard = StepGuard(self.optimizer, [self.trained] if config.engine.skip_broken else [])
+        self.monitor = Monitor(self.device)
+        self.loader = SkeletonLoader(self.parts.pretrain, self.order, self.device, self._workers())
+        self.stop: Callable[[], bool] = lambda: False
+        self.waiting: Callable[[Callable[[], str]], AbstractContextManager] = nullcontext
+        self.report_broken: Callable[[dict[str, Any]], None] = lambda entry: None
+        self._flags = torch.tensor([0.0, 1.0], device=self.device)
+        self.step, self.broken, self.stop_agreed = 0, 0, False
+        self.history: list[dict[str, float]] = []
+        self.seconds, self.waited = 0.0, 0.0
+        self.knn_shown = "-"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.order)
+
+    @property
+    def evaluated(self) -> MICA:
+        """The model that the run is for."""
+        follows = self.config.momentum.evaluated and self.momentum is not None
+        return self.momentum.model if follows and self.momentum is not None else self.model
+
+    def _class_texts(self, store: Store) -> Float[Tensor, "K W D"] | None:
+        if self.config.text == "none":
+            return None
+        with self.accelerator.main_process_first():  # the others find what it put into the cache
+            encoder = load_text_encoder(self.config.text, self.config.text_path)
+            return class_embeddings(encoder, store.info.dataset, store.info.class_names)
+
+    def _build(self) -> MICA:
+        # Seeded right before, so that nothing that ran earlier has a say in the weights.
+        torch.manual_seed(self.config.seed)
+        try:
+            model = self.card.build()
+        except ValueError as error:
+            raise InputError(str(error), field="encoder") from error
+        if self.accelerator.num_processes > 1 and self.config.optimizer.sync_norm:
+            synchronise_norms(model, self.device)
+        return model
+
+    def _build_momentum(self) -> tuple[MomentumEncoder | None, KeyQueue]:
+        queue = KeyQueue(self.config.momentum.queue, self.config.heads.projection).to(self.device)
+        decay = self.config.momentum.decay
+        return None if decay is None else MomentumEncoder(self.model, decay), queue
+
+    def _workers(self) -> int:
+        if self.config.engine.workers is not None:
+            return self.config.engine.workers
+        return GPU_WORKERS if self.device.type == "cuda" else 0
+
+    def run_epoch(
+        self, epoch: int, bar: tqdm, between: Callable[[], None] = lambda: None
+    ) -> dict[str, float | int | None]:
+        """Train what is left of an epoch, call `between` between its steps, and return what `metrics.jsonl` says of it.
+
+        Raises InputError where a term or gradient was not finite, more often than may be.
+        """
+        self.order.set_epoch(epoch, first=self.step - epoch * self.steps_per_epoch)
+        started = time.perf_counter()
+        for batch in self.batches():
+            values = self.train_step(batch["x"], batch["label"])
+            self.take(self.monitor.push(self.step - 1, values))
+            bar.update()
+            passed, started = time.perf_counter() - started, time.perf_counter()
+            self.seconds += passed
+            if self.step % self.steps_per_epoch:
+                between()
+        return self._close_epoch(epoch, bar)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the epoch, prepared on the device; how long they kept the host waiting is added up."""
+        loading = iter(self.loader)
+        while True:
+            started = time.perf_counter()
+            with self.phases("loader"), self.waiting(self._describe_batch):
+                batch = next(loading, None)
+            if batch is None:
+                return
+            self.waited += time.perf_counter() - started
+            yield batch
+
+    def _describe_batch(self) -> str:
+        names = ", ".join(self.clips_of(self.step)[:3])
+        store = self.parts.pretrain.store.path
+        return f"step {self.step} has no clips yet of {store} ({names}, ...): a slow disk or network?"
+
+    def train_step(self, x: Float[Tensor, "N C T V M"], labels: Tensor) -> dict[str, Tensor]:
+        """Two views, the losses, one step of the optimiser; returns the detached terms, and the gradient's norm.
+
+        What is drawn follows from the seed and the number of the step alone: no generator carries a state along.
+        """
+        self.model.train()
+        self.guard.remember()
+        rate = learning_rate(self.step, self.steps_per_epoch, self.config.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        draws = Draws(self.config.seed, self.step, self.order.positions, self.device)
+        with self.phases("augmentation"):
+            views = torch.stack([self._view(x, draws), self._view(x, draws)])
+        parts = views.split(self.micro_batch, dim=1)
+        around = Around(labels, draws, self._keys(parts))
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.phases("first parts"):
+            seeds = (self.config.seed, self.step, self.accelerator.process_index)
+            earlier = CachedGradients(self.trained, seeds).backward(parts, around) if len(parts) > 1 else []
+        fix_dropout(*seeds, len(parts) - 1)
+        terms = self.wrapped(parts[-1], earlier, around)
+        with self.phases("backward"):
+            self.accelerator.backward(terms["loss"])
+        with self.phases("optimiser"):
+            norm = self.accelerator.clip_grad_norm_(
+                self.trained.parameters(), self.config.optimizer.clip_norm
+            )
+            good = self.guard.step(terms["loss"], norm)
+            self._follow(around.keys, good)
+        self.step += 1
+        values = {name: term.detach() for name, term in terms.items()}
+        return values | {"gradient": norm, "stop": distributed.mean(self._flags[int(self.stop())])}
+
+    def _view(self, x: Float[Tensor, "N C T V M"], draws: Draws) -> Float[Tensor, "N C T V M"]:
+        augmented = augment(x, self.config.augment, self.layout, draws)
+        return to_stream(augmented, self.config.preprocessing.stream, self.layout)
+
+    @torch.no_grad()
+    def _keys(self, parts: Iterable[Float[Tensor, "2 N C T V M"]]) -> Keys | None:
+        """What the momentum encoder says of the second view, and the queue, before this batch joins it."""
+        if self.momentum is None or self.config.objectives.instance == 0:
+            return None
+        with self.phases("momentum"):
+            model = self.momentum.model
+            features = [encode(model, part[1:], self.precision)[0] for part in parts]
+            keys = torch.nn.functional.normalize(model.project(torch.cat(features)), dim=-1)
+        return Keys(keys, self.queue.real.clone())
+
+    def _follow(self, keys: Keys | None, good: Tensor) -> None:
+        if self.momentum is not None:
+            self.momentum.follow(self.model)
+        if keys is not None:
+            self.queue.push(distributed.gather(keys.batch), good)
+
+    def take(self, arrived: Iterable[StepValues]) -> None:
+        """Keep what steps gave; raises InputError where too many were not finite."""
+        for found in arrived:
+            self.stop_agreed |= found.values.pop("stop") > 0
+            if (name := found.broken()) is None:
+                self.history.append(found.values)
+            else:
+                self._count_broken(found, name)
+
+    def _count_broken(self, found: StepValues, name: str) -> None:
+        self.broken += 1
+        epoch, place = divmod(found.step, self.steps_per_epoch)
+        clips, bad = self.clips_of(found.step), self._bad_clips(found.step)
+        what = "the gradient's norm" if name == "gradient" else f"the term '{name}'"
+        where = f"epoch {epoch}, step {place} of {self.steps_per_epoch}"
+        problem = f"{where}: {what} is {found.values[name]}, with the clips {_some(clips)}"
+        if bad:
+            problem += f"; of these have coordinates that are not finite: {_some(bad)}"
+        values = {key: repr(value) for key, value in found.values.items()}
+        self.report_broken(
+            {"step": found.step, "epoch": epoch, "what": name, "values": values, "clips": clips}
+        )
+        if self.broken > self.config.engine.skip_broken:
+            hint = (
+                "lower --optimizer.lr, or try --precision float32; and look for huge coordinates in the store; "
+                "--engine.skip_broken 10 leaves up to ten such steps out"
+            )
+            raise InputError(problem, hint=hint)
+        left = self.config.engine.skip_broken - self.broken
+        tqdm.write(f"mica: left out: {problem}; {left} more may be", file=sys.stderr)
+
+    def clips_of(self, step: int) -> list[str]:
+        """The names of all clips of a step's batch, whichever process had them."""
+        return self.parts.pretrain.store.names[self._batch_of(step)].tolist()
+
+    def _batch_of(self, step: int) -> np.ndarray:
+        """Their positions in the store."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        whole = GlobalBatchSampler(self.order.count, self.order.batch_size, self.config.seed)
+        whole.set_epoch(epoch, first=place)
+        return self.parts.pretrain.indices[next(iter(whole))]
+
+    def _bad_clips(self, step: int) -> list[str]:
+        store = self.parts.pretrain.store
+        return [
+            str(store.names[i]) for i in self._batch_of(step) if not np.isfinite(store.keypoints(i)).all()
+        ]
+
+    def _close_epoch(self, epoch: int, bar: tqdm) -> dict[str, float | int | None]:
+        started = time.perf_counter()
+        self.take(self.monitor.drain())
+        self.seconds += time.perf_counter() - started
+        steps = self.history
+        means = {
+            name: math.fsum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())
+        }
+        rate = self.steps_per_epoch * self.config.optimizer.batch_size / self.seconds
+        record: dict[str, float | int | None] = {"epoch": epoch, "step": self.step, **means}
+        record |= {"lr": self.optimizer.param_groups[0]["lr"], "clips_per_second": rate}
+        record |= {"seconds": self.seconds, "waited": self.waited}
+        record["knn_validation"] = self.knn_accuracy() if self._knn_is_due(epoch) else None
+        if record["knn_validation"] is not None:
+            self.knn_shown = f"{record['knn_validation']:.1f} %"
+        loss = f"{means['loss']:.3f}" if means else "-"
+        bar.set_postfix({"loss": loss, "clips/s": f"{rate:.0f}", "kNN": self.knn_shown})
+        self.history, self.seconds, self.waited = [], 0.0, 0.0
+        return record
+
+    def _knn_is_due(self, epoch: int) -> bool:
+        every = self.config.knn_every
+        return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.config.optimizer.epochs)
+
+    def knn_accuracy(self) -> float:
+        """Accuracy of the nearest neighbour, from the fit clips to the validation clips, in percent."""
+        self.share_statistics()
+        gallery, labels = self._features(self.parts.gallery)
+        queries, truth = self._features(self.parts.queries)
+        return accuracy(knn_predict(gallery, labels, queries), truth)
+
+    def _features(self, dataset: SkeletonDataset) -> tuple[Tensor, Tensor]:
+        """Features of a part, each process taking as many of its clips."""
+        processes = self.accelerator.num_processes
+        share = math.ceil(len(dataset) / processes)
+        first = self.accelerator.process_index * share
+        mine = np.resize(dataset.indices, share * processes)[first : first + share]
+        part = SkeletonDataset(dataset.store, mine, dataset.how)
+        found = extract_features(self.evaluated, part, dataset.how.stream, self.layout)
+        features, labels = (distributed.gather(tensor.to(self.device)).cpu() for tensor in found)
+        return features[: len(dataset)], labels[: len(dataset)]
+
+    @torch.no_grad()
+    def share_statistics(self) -> None:
+        """Give every process the running statistics of the first, which are those that are saved."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.trained.buffers():
+                dist.broadcast(buffer, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on beside configuration and clips.
+
+        Whatever is drawn follows from seed and step, and the place in the epoch from the step.
+        """
+        self.take(self.monitor.drain())
+        return {
+            "step": self.step,
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "momentum": None if self.momentum is None else self.momentum.state_dict(),
+            "queue": self.queue.state_dict(),
+            "history": self.history,
+            "seconds": self.seconds,
+            "waited": self.waited,
+            "broken": self.broken,
+            "clips": self.parts.fingerprint(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; raises InputError where it was of other clips."""
+        if state["clips"] != self.parts.fingerprint():
+            hint = "resume with the store that the run began with"
+            raise InputError(
+                "other clips than the run began with", file=self.parts.pretrain.store.path, hint=hint
+            )
+        self.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.momentum is not None:
+            self.momentum.load_state_dict(state["momentum"])
+        self.queue.load_state_dict(state["queue"])
+        self.step, self.history, self.broken = state["step"], list(state["history"]), state["broken"]
+        self.seconds, self.waited = state["seconds"], state["waited"]
+
+
+def _micro_batch(config: PretrainConfig, share: int) -> int:
+    """Clips that go through the encoder at a time."""
+    wanted = config.optimizer.micro_batch or share
+    if share % wanted:
+        problem = f"{share} clips on a process are no multiple of a micro-batch of {wanted}"
+        raise InputError(problem, field="optimizer.micro_batch")
+    return wanted
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
