@@ -56,6 +56,20 @@ class FakeTextEncoder:
         return F.normalize(torch.stack([torch.randn(self.width, generator=draw) for draw in draws]), dim=-1)
 
 
+def tiny_run_config(epochs: int = 1, batch_size: int = 16, **changes: Any) -> PretrainConfig:
+    config = PretrainConfig(
+        preprocessing=Preprocessing(num_frames=8),
+        encoder=EncoderConfig(preset="stgcn-small"),
+        heads=HeadConfig(segments=1, hidden=16, projection=8),
+        augment=AugmentConfig(shear=0.3, noise=0.5),
+        optimizer=OptimizerConfig(epochs=epochs, batch_size=batch_size, warmup_epochs=0),
+        text="none",
+        precision="float32",
+        knn_every=0,
+    )
+    return replace(config, **changes)
+
+
 @contextmanager
 def faked_text(cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -97,21 +111,7 @@ def zero_shot_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., PretrainConfig]:
     """Make the configuration of a run of one epoch that takes a second."""
-
-    def make(epochs: int = 1, batch_size: int = 16, **changes: Any) -> PretrainConfig:
-        config = PretrainConfig(
-            preprocessing=Preprocessing(num_frames=8),
-            encoder=EncoderConfig(preset="stgcn-small"),
-            heads=HeadConfig(segments=1, hidden=16, projection=8),
-            augment=AugmentConfig(shear=0.3, noise=0.5),
-            optimizer=OptimizerConfig(epochs=epochs, batch_size=batch_size, warmup_epochs=0),
-            text="none",
-            precision="float32",
-            knn_every=0,
-        )
-        return replace(config, **changes)
-
-    return make
+    return tiny_run_config
 
 
 @pytest.fixture(scope="session")

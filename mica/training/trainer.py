@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
@@ -36,7 +38,7 @@ from mica.training.monitor import Monitor, StepGuard, StepValues
 from mica.training.optimizer import learning_rate, make_optimizer
 from mica.training.parts import choose_parts
 from mica.training.phases import Phases
-from mica.training.step import Around, CachedGradients, Pretraining, encode, fix_dropout
+from mica.training.step import Around, CachedGradients, Pretraining, encode, fix_dropout, statistics_kept
 from mica.training.sync_norm import synchronise_norms
 from mica.transforms.augment import augment
 from mica.transforms.draws import Draws
@@ -53,7 +55,9 @@ def make_accelerator(**options: Any) -> Accelerator:
     """
     # Running statistics are those of the first process; they are handed out where they are needed, not every step.
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-    return Accelerator(mixed_precision="no", kwargs_handlers=handlers, **options)
+    # Without being told of CPUs, Accelerate would let each process of a launch train by itself.
+    cpu = not torch.cuda.is_available()
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=handlers, **options)
 
 
 class Trainer:
@@ -108,7 +112,10 @@ class Trainer:
         objectives = Objectives(config.objectives, texts).to(self.device)
         self.trained = Pretraining(self.model, objectives, self.precision, self.phases)
         self.optimizer = make_optimizer(self.trained, config.optimizer)
-        self.wrapped = self.accelerator.prepare_model(self.trained)
+        with warnings.catch_warnings():
+            # Torch 2.13 has another word for broadcast_buffers, which Torch 2.11 does not know.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.wrapped = self.accelerator.prepare_model(self.trained)
         self.guard = StepGuard(self.optimizer, [self.trained] if config.engine.skip_broken else [])
         self.monitor = Monitor(self.device)
         self.loader = SkeletonLoader(self.parts.pretrain, self.order, self.device, self._workers())
@@ -212,9 +219,10 @@ class Trainer:
         around = Around(labels, draws, self._keys(parts))
         self.optimizer.zero_grad(set_to_none=True)
         with self.phases("first parts"):
-            seeds = (self.config.seed, self.step, self.accelerator.process_index)
-            earlier = CachedGradients(self.trained, seeds).backward(parts, around) if len(parts) > 1 else []
-        fix_dropout(*seeds, len(parts) - 1)
+            earlier = (
+                CachedGradients(self.trained, self._seeds).backward(parts, around) if len(parts) > 1 else []
+            )
+        fix_dropout(*self._seeds, len(parts) - 1)
         terms = self.wrapped(parts[-1], earlier, around)
         with self.phases("backward"):
             self.accelerator.backward(terms["loss"])
@@ -228,6 +236,10 @@ class Trainer:
         values = {name: term.detach() for name, term in terms.items()}
         return values | {"gradient": norm, "stop": distributed.mean(self._flags[int(self.stop())])}
 
+    @property
+    def _seeds(self) -> tuple[int, int, int]:
+        return self.config.seed, self.step, self.accelerator.process_index
+
     def _view(self, x: Float[Tensor, "N C T V M"], draws: Draws) -> Float[Tensor, "N C T V M"]:
         augmented = augment(x, self.config.augment, self.layout, draws)
         return to_stream(augmented, self.config.preprocessing.stream, self.layout)
@@ -238,9 +250,12 @@ class Trainer:
         if self.momentum is None or self.config.objectives.instance == 0:
             return None
         with self.phases("momentum"):
-            model = self.momentum.model
-            features = [encode(model, part[1:], self.precision)[0] for part in parts]
-            keys = torch.nn.functional.normalize(model.project(torch.cat(features)), dim=-1)
+            model, features = self.momentum.model, []
+            with statistics_kept(model):  # its running ones follow those of the model, as its weights do
+                for place, part in enumerate(parts):
+                    fix_dropout(*self._seeds, -1 - place)
+                    features.append(encode(model, part[1:], self.precision)[0])
+                keys = F.normalize(model.project(torch.cat(features)), dim=-1)
         return Keys(keys, self.queue.real.clone())
 
     def _follow(self, keys: Keys | None, good: Tensor) -> None:
@@ -343,8 +358,9 @@ class Trainer:
     def share_statistics(self) -> None:
         """Give every process the running statistics of the first, which are those that are saved."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.trained.buffers():
-                dist.broadcast(buffer, 0)
+            for module in (self.trained, *([] if self.momentum is None else [self.momentum])):
+                for buffer in module.buffers():
+                    dist.broadcast(buffer, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on beside configuration and clips.

@@ -120,7 +120,9 @@ def test_objectives_can_be_switched(
 def test_text_none_never_loads_a_text_encoder(
     tiny_store: Store, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "load_text_encoder", lambda *_: pytest.fail("a text encoder was loaded"))
+    monkeypatch.setattr(
+        trainer_module, "load_text_encoder", lambda *_: pytest.fail("a text encoder was loaded")
+    )
     trainer = Trainer(tiny_config(text="none"), tiny_store)
     assert trainer.model.semantic is None
     assert trainer.card.text_width is None

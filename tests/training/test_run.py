@@ -58,7 +58,7 @@ def test_an_existing_run_is_refused_or_replaced_whole(tmp_path: Path) -> None:
 def test_nothing_but_runs_is_touched(tmp_path: Path, how: str) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for folder in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(InputError, match="is no run directory|exists already"):
+        with pytest.raises(InputError, match=r"is no run directory|exists already"):
             RunDirectory(folder, CONFIG, **{how: True})
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -1,0 +1,222 @@
+"""A run over several processes is that of one with the joined batch: gloo, on the CPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from mica.data.store import Store, write
+from mica.data.synthetic import generate
+from mica.objectives import ObjectiveConfig
+from mica.training import trainer as trainer_module
+from mica.training.config import MomentumConfig, OptimizerConfig, PretrainConfig, SplitConfig
+from mica.training.monitor import StepValues
+from mica.training.sync_norm import synchronise_norms
+from mica.training.trainer import Trainer
+from tests.conftest import FakeTextEncoder, tiny_run_config
+
+WORLD, SHARE = 4, 64
+CPU = torch.device("cpu")
+Found = dict[str, Any]
+
+
+def configuration(**optimizer: Any) -> PretrainConfig:
+    """All terms at once, the momentum encoder and its queue."""
+    how = {
+        "name": "sgd",
+        "lr": 0.05,
+        "epochs": 2,
+        "batch_size": WORLD * SHARE,
+        "warmup_epochs": 0,
+        **optimizer,
+    }
+    return replace(
+        tiny_run_config(),
+        split=SplitConfig(part="train"),
+        text="minilm",
+        objectives=ObjectiveConfig(instance=0.5),
+        momentum=MomentumConfig(decay=0.9, queue=300),
+        optimizer=OptimizerConfig(**how),
+    )
+
+
+def steps_of(config: PretrainConfig, store: Store, count: int = 2) -> Found:
+    """The terms and gradients of the first steps of a run, and its whole state behind them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "load_text_encoder", lambda name, path=None: FakeTextEncoder())
+        patch.setenv("MICA_CACHE", str(store.path.parent / "cache"))
+        trainer = Trainer(config, store)
+    found: Found = {"values": [], "gradients": [], "labels": []}
+    for epoch in range(count):
+        trainer.order.set_epoch(epoch)
+        batch = next(trainer.batches())
+        values = trainer.train_step(batch["x"], batch["label"])
+        found["values"].append({name: value.item() for name, value in values.items()})
+        found["labels"].append(batch["label"])
+        gradients = {name: p.grad for name, p in trainer.trained.named_parameters() if p.grad is not None}
+        found["gradients"].append({name: gradient.clone() for name, gradient in gradients.items()})
+    found["knn"] = trainer.knn_accuracy()
+    assert trainer.momentum is not None
+    found["state"] = {
+        **trainer.trained.state_dict(),
+        **{f"momentum.{name}": tensor for name, tensor in trainer.momentum.state_dict().items()},
+        "queue": trainer.queue.real,
+    }
+    found["clips"] = trainer.clips_of(1)
+    return found
+
+
+def work(rank: int, folder: Path) -> None:
+    """What one process makes of it, to a file."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(WORLD),
+        "MASTER_ADDR": "localhost",
+    }
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    store = Store.open(folder / "store.arrow")
+    found = {
+        "synchronised": steps_of(configuration(), store),
+        "apart": steps_of(configuration(sync_norm=False, micro_batch=SHARE // 2), store, count=1),
+        "norms": normed(rank),
+        "stopping": stopping(rank, store),
+    }
+    torch.save(found, folder / f"{rank}.part")
+    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
+    while not all((folder / f"{other}.pt").exists() for other in range(WORLD)):
+        time.sleep(0.02)
+    # A tidy end can wait for ever: PyTorch takes gloo's groups down with Python's lock held, which their threads want.
+    os._exit(0)
+
+
+def stopping(rank: int, store: Store) -> list[bool]:
+    """Whether a rank knows of a request to stop that only the last of them got, before its second step."""
+    trainer = Trainer(replace(configuration(), text="none"), store)
+    known = []
+    for epoch in range(2):
+        trainer.stop = lambda epoch=epoch: rank == WORLD - 1 and epoch == 1
+        trainer.order.set_epoch(epoch)
+        batch = next(trainer.batches())
+        trainer.take(trainer.monitor.push(epoch, trainer.train_step(batch["x"], batch["label"])))
+        known.append(trainer.stop_agreed)
+    return known
+
+
+def normed(rank: int) -> Found:
+    """A batch norm's output, gradients and running statistics of a rank's part of a batch."""
+    torch.manual_seed(0)
+    x, weights = torch.randn(2, 8, 3, 5, 2).mul_(4).add_(2).unbind(0)
+    mine = slice(None) if rank < 0 else slice(2 * rank, 2 * rank + 2)
+    norm: nn.Module = nn.Sequential(nn.BatchNorm2d(3))
+    nn.init.normal_(norm[0].weight)
+    if rank >= 0:
+        norm = synchronise_norms(norm, CPU)
+    leaf = x[mine].clone().requires_grad_()
+    out = norm(leaf)
+    (out * weights[mine]).sum().backward()
+    gradients = {name: p.grad for name, p in norm.named_parameters()}
+    return {"out": out.detach(), "dx": leaf.grad, **gradients, **dict(norm.named_buffers())}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    info, clips, _ = generate(clips_per_class=34, subjects=8, num_frames=(8, 12))
+    folder = tmp_path_factory.mktemp("processes")
+    write(folder / "store.arrow", clips, info)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[Found]:
+    multiprocessing.set_forkserver_preload(["mica.training.trainer"])  # imported once, not by each
+    mp.start_processes(work, (folder,), nprocs=WORLD, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Found:
+    return steps_of(configuration(), Store.open(folder / "store.arrow"))
+
+
+def check_close(found: dict[str, Any], expected: dict[str, Any], floor: float) -> None:
+    """Floats in other orders of sums: 2e-3 of a tensor's largest entry, and `floor`.
+
+    Biases in front of a batch norm have gradients that are nothing but rounding.
+    """
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if isinstance(tensor, Tensor) and tensor.numel():
+            limit = 2e-3 * tensor.abs().max().item() + floor
+            assert (found[name] - tensor).abs().max() <= limit, name
+
+
+def test_losses_are_those_of_one_process(ranks: list[Found], alone: Found) -> None:
+    for step, expected in enumerate(alone["values"]):
+        assert {"modulation", "inter", "intra", "instance", "loss", "gradient"} <= expected.keys()
+        for rank in ranks:
+            assert rank["synchronised"]["values"][step] == pytest.approx(expected, rel=2e-4)
+
+
+def test_gradients_are_those_of_one_process(ranks: list[Found], alone: Found) -> None:
+    largest = max(gradient.abs().max().item() for gradient in alone["gradients"][0].values())
+    for rank in ranks:
+        check_close(rank["synchronised"]["gradients"][0], alone["gradients"][0], floor=1e-4 * largest)
+
+
+def test_weights_statistics_keys_and_knn_are_those_of_one_process(ranks: list[Found], alone: Found) -> None:
+    for rank in ranks:
+        queue, expected = rank["synchronised"]["state"].pop("queue"), alone["state"]["queue"]
+        check_close(rank["synchronised"]["state"] | {"queue": queue}, alone["state"], floor=1e-4)
+        assert queue.shape == expected.shape == (300, 8)
+        assert rank["synchronised"]["knn"] == pytest.approx(alone["knn"], abs=2)
+        assert rank["synchronised"]["clips"] == alone["clips"]
+
+
+def test_ranks_share_a_batch_out(ranks: list[Found], alone: Found) -> None:
+    parts = [rank["synchronised"]["labels"][0] for rank in ranks]
+    assert [len(part) for part in parts] == [SHARE] * WORLD
+    assert torch.equal(torch.cat(parts), alone["labels"][0])
+
+
+def test_ranks_stay_together_with_norms_and_parts_of_their_own(ranks: list[Found]) -> None:
+    first = ranks[0]["apart"]
+    for rank in ranks[1:]:
+        assert rank["apart"]["values"] == first["values"]
+        for name, gradient in first["gradients"][0].items():
+            assert torch.equal(rank["apart"]["gradients"][0][name], gradient), name
+        state = rank["apart"]["state"]
+        for name, value in first["state"].items():
+            assert not isinstance(value, Tensor) or torch.equal(state[name], value), name
+
+
+def test_all_ranks_learn_at_the_same_step_that_one_was_asked_to_stop(ranks: list[Found]) -> None:
+    assert [rank["stopping"] for rank in ranks] == [[False, True]] * WORLD
+
+
+def test_synchronised_norms_are_those_of_the_joined_batch(ranks: list[Found]) -> None:
+    expected, found = normed(-1), [rank["norms"] for rank in ranks]
+    check = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    for name in ("out", "dx"):
+        check(torch.cat([rank[name] for rank in found]), expected[name])
+    for name in ("0.weight", "0.bias"):
+        check(torch.stack([rank[name] for rank in found]).sum(0), expected[name])
+    for name in ("0.running_mean", "0.running_var", "0.num_batches_tracked"):
+        for rank in found:
+            check(rank[name], expected[name])
+
+
+def test_values_of_a_step_are_named() -> None:
+    assert StepValues(3, {"loss": float("nan"), "inter": float("inf"), "intra": 1.0}).broken() == "inter"
