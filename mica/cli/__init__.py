@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -51,10 +52,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("mica: stopped", file=sys.stderr)
         sys.exit(130)
     except Interrupted as interrupted:
-        again = arguments if "--resume" in arguments else [*arguments, "--resume"]
-        again = [argument for argument in again if argument != "--overwrite"]
-        print(f"\nmica: {interrupted}\n  go on with: mica {shlex.join(again)}", file=sys.stderr)
+        if _is_first_process():
+            print(f"\nmica: {interrupted}\n  go on with: {_resuming(arguments)}", file=sys.stderr)
         sys.exit(interrupted.status)
+
+
+def _resuming(arguments: list[str]) -> str:
+    """The command that goes on with what `arguments` began."""
+    kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+    processes = os.environ.get("WORLD_SIZE", "1")
+    launch = "" if processes == "1" else f"(launched on {processes} processes as before, or on any number) "
+    return f"{launch}mica {shlex.join([*kept, '--resume'])}"
 
 
 def run(arguments: Namespace) -> None:
@@ -88,7 +96,13 @@ def _pretrain(options: Namespace) -> None:
         resume=options.resume,
         profile=options.profile,
     )
-    print(f"run: {options.out}\nnext: mica evaluate linear --run {options.out} --data {options.data}")
+    if _is_first_process():
+        print(f"run: {options.out}\nnext: mica evaluate linear --run {options.out} --data {options.data}")
+
+
+def _is_first_process() -> bool:
+    """Of those that `accelerate launch` or `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def make_parser(arguments: Sequence[str] = ("pretrain",)) -> ArgumentParser:

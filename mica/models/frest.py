@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -101,11 +102,25 @@ class FreST(nn.Module):
         return torch.einsum("vk,gk,wk->gvw", self.spatial_basis, self.spatial_response, self.spatial_basis)
 
     def _spatial(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
+        if x.stride(1) < x.stride(3):
+            return self._spatial_channels_last(x)
         mixing = self.joint_mixing().to(x.dtype)
         if self.groups == 1:
             return x @ mixing[0]
         grouped = x.unflatten(1, (self.groups, -1))
         return torch.einsum("ngctv,gvw->ngctw", grouped, mixing).flatten(1, 2)
+
+    def _spatial_channels_last(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
+        """The same where a frame is already a matrix V x C, and the result is one, too: all views are free."""
+        assert self.spatial_basis is not None
+        frames = rearrange(x, "n c t v -> (n t) v c")
+        basis = self.spatial_basis.to(x.dtype).expand(frames.shape[0], -1, -1)
+        # Into the frequencies and out again is two products for all groups at once. One with the mixing matrix of each
+        # group would have its channels to cut out and to put back, and a V x V gradient of every frame to add up.
+        waves = torch.bmm(basis.mT, frames)
+        response = self.spatial_response.T.repeat_interleave(self.channels // self.groups, dim=1)
+        out = torch.bmm(basis, waves * response.to(waves.dtype))
+        return rearrange(out, "(n t) v c -> n c t v", n=x.shape[0], t=x.shape[2])
 
     @torch.no_grad()
     def gate_map(self, x: Float[Tensor, "N C T V"] | None = None) -> dict[str, Tensor]:

@@ -95,7 +95,7 @@ class Session:
     def train(self) -> None:
         """Take the steps that are left, and leave the model."""
         trainer = self.trainer
-        with _full_disk_explained(trainer), ExitStack() as stack:
+        with _failures_explained(trainer), ExitStack() as stack:
             self._begin()
             watchdog = stack.enter_context(Watchdog(trainer.config.engine.stuck_seconds, _report))
             trainer.waiting, trainer.stop = watchdog.waiting, lambda: self.stop.number is not None
@@ -175,7 +175,8 @@ def _report(words: str) -> None:
 
 
 @contextmanager
-def _full_disk_explained(trainer: Trainer) -> Iterator[None]:
+def _failures_explained(trainer: Trainer) -> Iterator[None]:
+    """What is no fault of the run, in words."""
     try:
         yield
     except OSError as error:
@@ -183,3 +184,11 @@ def _full_disk_explained(trainer: Trainer) -> Iterator[None]:
             raise
         hint = "make room, then go on from the last save: the same command with --resume"
         raise InputError(f"no space left, at step {trainer.step}", file=error.filename, hint=hint) from error
+    except RuntimeError as error:
+        if "Connection closed by peer" not in str(error):
+            raise
+        problem = (
+            f"process {trainer.accelerator.process_index}: another process went away at step {trainer.step}"
+        )
+        hint = "its own error, above, says why; then go on from the last save: the same command with --resume"
+        raise InputError(problem, hint=hint) from error

@@ -116,6 +116,8 @@ class Trainer:
             # Torch 2.13 has another word for broadcast_buffers, which Torch 2.11 does not know.
             warnings.simplefilter("ignore", FutureWarning)
             self.wrapped = self.accelerator.prepare_model(self.trained)
+        # Of weights of 1 x 1 convolutions, whose strides there say nothing.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.guard = StepGuard(self.optimizer, [self.trained] if config.engine.skip_broken else [])
         self.monitor = Monitor(self.device)
         self.loader = SkeletonLoader(self.parts.pretrain, self.order, self.device, self._workers())

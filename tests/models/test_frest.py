@@ -140,10 +140,92 @@ def test_more_frames_repeat_the_highest_frequency() -> None:
 
 def test_memory_format_does_not_matter() -> None:
     frest, x = layer().eval(), signal()
-    out = frest(x.contiguous(memory_format=torch.channels_last))
+    out = frest(channels_last(x))
     torch.testing.assert_close(out, frest(x), atol=1e-5, rtol=1e-5)
     strided = signal(32)[:, :, ::2]
     torch.testing.assert_close(frest(strided), frest(strided.contiguous()), atol=1e-5, rtol=1e-5)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+# The same signal in other memory.
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": channels_last,
+    "every other frame": lambda x: x.repeat_interleave(2, dim=2)[:, :, ::2],
+    "every other frame, channels_last": lambda x: channels_last(x.repeat_interleave(2, dim=2))[:, :, ::2],
+    "every other joint, channels_last": lambda x: channels_last(x.repeat_interleave(2, dim=3))[..., ::2],
+    "joints before frames": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "joints before frames, channels_last": lambda x: channels_last(x.transpose(2, 3)).transpose(2, 3),
+}
+
+
+def spatial_alone(groups: int, spatial: str, frames: int) -> FreST:
+    """A float64 layer whose gate lets everything pass, so that its filter is the spatial one."""
+    out = layer(frames, trained=False, groups=groups, spatial=spatial, sparsity=None).double()
+    torch.nn.init.normal_(out.spatial_response)
+    return out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("spatial", ["graph", "dft"])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("frames", [1, 6])
+def test_spatial_filter_is_its_definition(frames: int, groups: int, spatial: str, layout: str) -> None:
+    frest = spatial_alone(groups, spatial, frames)
+    x = LAYOUTS[layout](signal(frames).double()).requires_grad_()
+    response = frest.spatial_response.repeat_interleave(8 // groups, dim=0)
+    basis = frest.spatial_basis
+    expected = torch.einsum("nctv,vk,ck,wk->nctw", x, basis, response, basis)
+    out = frest.filter(x)
+    torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
+    probe, wanted = torch.randn_like(expected), (x, frest.spatial_response)
+    ours, theirs = (torch.autograd.grad((result * probe).sum(), wanted) for result in (out, expected))
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_format_stays(dtype: torch.dtype, groups: int, memory_format: torch.memory_format) -> None:
+    frest = layer(groups=groups).to(dtype)
+    x = signal().to(dtype).contiguous(memory_format=memory_format).requires_grad_()
+    for run in (frest._spatial, frest.filter, frest):
+        out = run(x)
+        assert out.is_contiguous(memory_format=memory_format)
+        # What layers below get. x.grad is no proof of it: autograd puts that into the layout of x.
+        (gradient,) = torch.autograd.grad(out, x, torch.randn_like(out))
+        assert gradient.is_contiguous(memory_format=memory_format)
+    frest(x).sum().backward()
+    assert x.grad.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_no_clips(groups: int, memory_format: torch.memory_format) -> None:
+    frest = layer(groups=groups).eval()
+    x = torch.empty(0, 8, 16, V, memory_format=memory_format).requires_grad_()
+    out = frest(x)
+    out.sum().backward()
+    assert out.shape == x.grad.shape == x.shape
+    assert not frest.spatial_response.grad.any()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype: torch.dtype, groups: int, memory_format: torch.memory_format) -> None:
+    frest, x = layer(groups=groups, sparsity=None), signal().contiguous(memory_format=memory_format)
+    expected = frest.filter(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = frest.filter(x.to(dtype))
+    assert out.dtype == torch.bfloat16
+    assert (out.float() - expected).norm() < 0.02 * expected.norm()
+    out.float().square().sum().backward()
+    assert frest.spatial_response.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
