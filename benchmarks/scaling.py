@@ -3,7 +3,7 @@
     python -m benchmarks.scaling                                  all tables, for 64 GPUs and 10 million clips
     python -m benchmarks.scaling --table thresholds --step-ms 35 --link-gbit 200 --latency-us 8
     python -m benchmarks.scaling --table memory --batch 32768 --micro-batch 512 --card-gb 141
-    python -m benchmarks.scaling --write                          into the document; half a minute on one core
+    python -m benchmarks.scaling --write                          into the document; a minute on two cores
 
 Sizes are not typed in. The code of the training step itself runs, forward and backward, on tensors that have a shape
 and no memory; what it would hold, save and send is counted on the way. Times follow from these by a model of the
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,7 +40,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.memory import peak
 from benchmarks.results import HERE, device_name
 from benchmarks.table import markdown
-from mica.data.dataset import MOST_PERSONS
+from mica.data.dataset import MOST_PERSONS, SkeletonDataset
 from mica.data.sampler import GlobalBatchSampler
 from mica.data.splits import VALIDATION_SHARE
 from mica.data.store import Clip, Store, StoreInfo, write
@@ -68,13 +68,18 @@ DOCUMENT = HERE.parent / "docs" / "scaling.md"
 MARKED = re.compile(r"(<!-- scaling: (?P<name>[\w-]+) -->\n).*?(<!-- end of scaling -->)", re.DOTALL)
 
 LAYOUT, FRAMES = get_layout("ntu-25"), Preprocessing().num_frames
-CLASSES, WORDINGS, TEXT_WIDTH = 60, 8, 384  # NTU RGB+D 60; the text encoder "minilm"
+CLASSES, WORDINGS, TEXT_WIDTH = 60, 8, 384  # NTU RGB+D 60, and the text encoder "minilm"
 PRESETS = ("stgcn", "stgcn-64")
-FLOAT = 4
 WORLDS = tuple(2**i for i in range(11))
+FLOAT = 4
 
 FRAGMENTS, CONTEXT = 0.2, 2e9
-"""Allowances on a card: the allocator's lost share, and bytes of the CUDA context and of libraries' workspaces."""
+"""Allowances on a card: what the allocator loses, and bytes of the CUDA context and of libraries' workspaces."""
+
+CAPTION = 200
+"""Characters of the longest text in a store with texts; NumPy gives every clip room for as many."""
+
+QUEUE = 32_768
 
 
 def _option(default: Any, about: str) -> Any:
@@ -86,48 +91,48 @@ class Plan:
     """What is assumed; each entry is an option of the command."""
 
     gpus: int = _option(64, "GPUs, a process each")
-    machine: int = _option(8, "GPUs of one machine, which share its memory and its disk")
+    machine: int = _option(8, "GPUs of one machine, whose processes share its memory and its disk")
     clips: int = _option(10_000_000, "clips of the store")
     batch: int = _option(16_384, "clips a step, of all GPUs together")
     micro_batch: int = _option(256, "clips that go through the encoder at a time on one GPU")
     step_ms: tuple[float, ...] = _option(
         (20.0, 50.0, 100.0),
-        "milliseconds that a GPU is busy with one micro-batch, all its passes; an assumption: none was measured",
+        "milliseconds that a GPU is busy with one micro-batch, all its passes; an assumption",
     )
-    link_gbit: tuple[float, ...] = _option(
-        (400.0, 100.0), "what a GPU sends to another machine, Gbit/s; an assumption"
-    )
-    latency_us: float = _option(
-        5.0, "microseconds from one GPU to the next, however little is sent; an assumption"
-    )
+    link_gbit: tuple[float, ...] = _option((400.0, 100.0), "what a GPU sends, Gbit/s; an assumption")
+    latency_us: float = _option(5.0, "microseconds of a message between two GPUs; an assumption")
     card_gb: float = _option(80.0, "memory of a card, 10^9 bytes")
     host_gb: float = _option(1000.0, "memory of a machine, 10^9 bytes; an assumption")
-    process_gflops: float = _option(
-        1000.0, "what the cores of one process multiply, 10^9 operations a second; an assumption"
-    )
+    host_gflops: float = _option(1000.0, "10^9 operations a second of a process's cores; an assumption")
     frames: float = _option(80.0, "mean frames of a clip in the store")
     persons: float = _option(1.2, "mean persons of a clip in the store")
     shard_gb: float = _option(4.0, "size of a file, were the store in shards, 10^9 bytes")
-    disk_mb: float = _option(200.0, "what the disk of the run directory takes, 10^6 bytes a second")
+    disk_mb: float = _option(200.0, "what the run directory's disk takes, 10^6 bytes a second; an assumption")
 
 
 # Counting: the real code on tensors without memory.
 
 
 @contextmanager
-def traced() -> Iterator[None]:
-    """Tensors made inside have no memory, and code takes the ways that it takes on a GPU with Triton."""
+def as_on_a_gpu() -> Iterator[None]:
+    """Code takes the ways that it takes on a GPU with Triton; on a CPU the operators compute by their references."""
     kernel = Choice("triton", "as on a GPU")
     with ExitStack() as stack:
         for operators in ("contrastive", "spectral"):
             stack.enter_context(patch(f"mica_kernels.{operators}.op.choose", lambda *_, **__: kernel))
         stack.enter_context(patch("mica.models.stgcn.WIDE", math.inf))  # a layout for CPUs
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Tensors made inside have no memory, and nothing is computed; else as on a GPU."""
+    with as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
         yield
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors that were made since, of those still in use (`now`) and at most at a time (`most`).
+    """Bytes of the tensors made since that are in use (`now`), and at most at a time (`most`).
 
     What an operator needs only while it runs is not seen.
     """
@@ -156,29 +161,28 @@ class Live(TorchDispatchMode):
 
 def saved_bytes(work: Callable[[], Any], own: Sequence[Tensor] = ()) -> int:
     """Bytes that autograd saves for the backward pass of the work, those of `own` tensors left out."""
-    storages = {tensor.untyped_storage()._cdata: 0 for tensor in own}
-    kept = []  # so that no storage takes the place of another
+    kept = {tensor.untyped_storage()._cdata: (tensor, 0) for tensor in own}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        storages.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes())
+        storage = tensor.untyped_storage()
+        kept.setdefault(
+            storage._cdata, (tensor, storage.nbytes())
+        )  # the tensor: or another may take its place
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        _result = work()
-    return sum(storages.values())
+        work()
+    return sum(size for _, size in kept.values())
 
 
 def build(preset: str) -> Pretraining:
     """Encoder, heads and losses as a run of default settings has them."""
     encoder = STGCN(LAYOUT, num_frames=FRAMES, **asdict(EncoderConfig(preset)))
     model = MICA(encoder, HeadConfig(), TEXT_WIDTH)
-    return Pretraining(
-        model, make_objectives(ObjectiveConfig()), torch.bfloat16, Phases(torch.device("cpu"))
-    )
+    return Pretraining(model, losses_of(ObjectiveConfig()), torch.bfloat16, Phases(torch.device("cpu")))
 
 
-def make_objectives(config: ObjectiveConfig) -> Objectives:
+def losses_of(config: ObjectiveConfig) -> Objectives:
     return Objectives(config, torch.zeros(CLASSES, WORDINGS, TEXT_WIDTH))
 
 
@@ -197,8 +201,8 @@ class Line:
     each: float
 
     @classmethod
-    def through(cls, measure: Callable[[int], int], few: int, many: int) -> Line:
-        low, high = measure(few), measure(many)
+    def through(cls, count: Callable[[int], int], few: int, many: int) -> Line:
+        low, high = count(few), count(many)
         each = (high - low) / (many - few)
         return cls(low - few * each, each)
 
@@ -229,7 +233,7 @@ class Memory:
     encoding: Line
 
     def step(self, micro_batch: int) -> float:
-        """At most: while views are made, in the losses on top of the last part's pass, or on the way back through it."""
+        """At most: as the views are made, in the losses above the last part's pass, or on the way back through it."""
         held = self.weights + 3 * self.clips
         return max(
             self.weights + self.clips + self.augmenting,
@@ -243,24 +247,24 @@ class Memory:
 
 @cache
 def memory_of(preset: str, batch: int) -> Memory:
-    """The parts of it, each counted on its own."""
+    """The parts of it, each counted by itself."""
     with traced():
         trained = build(preset)
         own = [*trained.parameters(), *trained.buffers()]
         learned = sum(FLOAT * parameter.numel() for parameter in trained.parameters())
         return Memory(
-            weights=sum(tensor.untyped_storage().nbytes() for tensor in own) + 3 * learned,
-            clips=views_of(batch)[0].numel() * FLOAT,
+            weights=sum(tensor.nbytes for tensor in own) + 3 * learned,
+            clips=views_of(batch)[0].nbytes,
             augmenting=_augmenting(batch),
             features=FLOAT * 2 * batch * trained.model.num_features,
             losses=_losses(trained, batch),
             saved=Line.through(lambda n: saved_bytes(lambda: trained.encode(views_of(n)), own), 64, 128),
-            encoding=Line.through(lambda n: _encoding(trained, n), 64, 128),
+            encoding=Line.through(partial(_encoding, trained), 64, 128),
         )
 
 
 def _augmenting(clips: int) -> int:
-    """Of AimCLR's strong views, beyond the batch."""
+    """AimCLR's strong views: all that are drawn from, at once."""
     x, draws = views_of(clips)[0], Draws(0, 0, range(clips))
     with Live() as live:
         torch.stack([augment(x, VIEWS["strong"], LAYOUT, draws) for _ in range(2)])
@@ -268,21 +272,17 @@ def _augmenting(clips: int) -> int:
 
 
 def _losses(trained: Pretraining, clips: int) -> int:
-    """Beyond the features of the last part's batch; the block of gradients in `info_nce` is not seen, and added."""
+    """The block of gradients within `info_nce` is not seen, and added."""
     features = torch.zeros(2, clips, trained.model.num_features, requires_grad=True)
     around = Around(torch.zeros(clips).long(), Draws(0, 0, range(clips)))
-    trained.zero_grad()
     with Live() as live:
-        joined = torch.cat([features[:, : clips // 2], features[:, clips // 2 :]], dim=1)
-        trained.losses(joined, around)["loss"].backward()
-        del joined
+        trained.losses(torch.cat(features.chunk(2, dim=1), dim=1), around)["loss"].backward()
     trained.zero_grad()
     return live.most + FLOAT * BLOCK
 
 
 def _encoding(trained: Pretraining, clips: int) -> int:
     views = views_of(clips)
-    trained.zero_grad()
     with Live() as live:
         trained.encode(views).sum().backward()
     trained.zero_grad()
@@ -291,7 +291,7 @@ def _encoding(trained: Pretraining, clips: int) -> int:
 
 def largest_micro_batch(memory: Memory, plan: Plan) -> int:
     """The largest divisor of the batch with which a step fits on a card; 0 where none does."""
-    divisors = [n for n in range(1, plan.batch + 1) if plan.batch % n == 0]
+    divisors = (n for n in range(1, plan.batch + 1) if plan.batch % n == 0)
     return max((n for n in divisors if memory.on_card(n) <= 1e9 * plan.card_gb), default=0)
 
 
@@ -300,24 +300,24 @@ def memory_table(plan: Plan) -> str:
     found = [memory_of(preset, plan.batch) for preset in PRESETS]
     largest = [largest_micro_batch(memory, plan) for memory in found]
     micro, batch = plan.micro_batch, plan.batch
-
-    def each(figure: Callable[[Memory], float]) -> list[str]:
-        return [_gigabytes(figure(memory)) for memory in found]
-
-    lines = [
-        ["parameters, buffers, gradients, moments", *each(lambda of: of.weights)],
-        ["the batch and its two views", *each(lambda of: 3 * of.clips)],
-        ["most while views are made, beyond the batch", *each(lambda of: of.augmenting)],
-        ["features of both views", *each(lambda of: of.features)],
-        ["heads and losses at most, beyond the features", *each(lambda of: of.losses)],
-        [f"encoder, saved for backward, {micro} clips", *each(lambda of: of.saved(micro))],
-        [f"encoder at most, forward and backward, {micro} clips", *each(lambda of: of.encoding(micro))],
-        [f"**a step at most, micro-batch {micro}**", *each(lambda of: of.step(micro))],
-        [f"with {FRAGMENTS:.0%} and {CONTEXT / 1e9:.0f} GB of allowances", *each(lambda of: of.on_card(micro))],
-        [f"**the largest micro-batch within {plan.card_gb:.0f} GB**", *(f"{n:,}" if n else "none" for n in largest)],
-        ["with it and the allowances", *(_gigabytes(m.on_card(n)) for m, n in zip(found, largest, strict=True))],
-        ["without micro-batches, and the allowances", *each(lambda of: of.on_card(batch))],
-    ]  # fmt: skip
+    allowances = f"with allowances of {FRAGMENTS:.0%} and {CONTEXT / 1e9:.0f} GB"
+    figures: dict[str, Callable[[Memory], float]] = {
+        "parameters, buffers, gradients, moments": lambda of: of.weights,
+        "the batch and its two views": lambda of: 3 * of.clips,
+        "at most while views are made, beyond the batch": lambda of: of.augmenting,
+        "features of both views": lambda of: of.features,
+        "heads and losses at most, beyond the features": lambda of: of.losses,
+        f"encoder, saved for backward, {micro} clips": lambda of: of.saved(micro),
+        f"encoder at most, forward and backward, {micro} clips": lambda of: of.encoding(micro),
+        f"**a step at most, micro-batch {micro}**": lambda of: of.step(micro),
+        allowances: lambda of: of.on_card(micro),
+        f"without micro-batches, {allowances}": lambda of: of.on_card(batch),
+    }
+    lines = [[what, *(_gigabytes(figure(memory)) for memory in found)] for what, figure in figures.items()]
+    best = [
+        f"{n:,}: {_gigabytes(m.on_card(n))}" if n else "none" for m, n in zip(found, largest, strict=True)
+    ]
+    lines.append([f"**the largest micro-batch within {plan.card_gb:g} GB**, {allowances}", *best])
     return _table((f"a batch of {batch:,} clips on one card", *(f"`{preset}`" for preset in PRESETS)), lines)
 
 
@@ -334,14 +334,19 @@ class Collective:
     kind: str
     size: int
 
-    def sent(self, world: int) -> float:
-        """Bytes that a rank sends, by a ring."""
-        return (2 if self.kind == "all_reduce" else 1) * (world - 1) / world * self.size
+    @property
+    def turns(self) -> int:
+        """A sum is scattered first, then gathered."""
+        return 2 if self.kind == "all_reduce" else 1
 
-    def seconds(self, world: int, gbit: float, latency: float, tree: bool = False) -> float:
-        """Messages that wait for each other cost a latency each: of all ranks in turn, or by doubling."""
-        hops = math.ceil(math.log2(world)) if tree else world - 1
-        return (2 if self.kind == "all_reduce" else 1) * hops * latency + self.sent(world) * 8 / (gbit * 1e9)
+    def sent(self, world: int) -> float:
+        """Bytes that a rank sends."""
+        return self.turns * (world - 1) / world * self.size
+
+    def seconds(self, world: int, gbit: float, latency: float, doubling: bool = False) -> float:
+        """Messages that wait for one another, around a ring or between ever larger groups, then the bytes."""
+        messages = math.ceil(math.log2(world)) if doubling else world - 1
+        return self.turns * messages * latency + self.sent(world) * 8 / (gbit * 1e9)
 
 
 class Recorder:
@@ -362,37 +367,32 @@ class Recorder:
         return 0
 
     def all_reduce(self, tensor: Tensor, group: Any = None) -> None:
-        self._note("all_reduce", tensor.nbytes)
+        self.found[Collective("all_reduce", tensor.nbytes)] += 1
 
     def all_gather(self, parts: Sequence[Tensor], tensor: Tensor, group: Any = None) -> None:
-        self._note("all_gather", tensor.nbytes * self.world)
+        self.found[Collective("all_gather", tensor.nbytes * self.world)] += 1
 
     def reduce_scatter(self, part: Tensor, parts: Sequence[Tensor], group: Any = None) -> None:
-        self._note("reduce_scatter", part.nbytes * self.world)
+        self.found[Collective("reduce_scatter", part.nbytes * self.world)] += 1
 
     def all_to_all_single(self, received: Tensor, parts: Tensor, group: Any = None) -> None:
-        self._note("all_to_all", parts.nbytes)
-
-    def _note(self, kind: str, size: int) -> None:
-        self.found[Collective(kind, size)] += 1
+        self.found[Collective("all_to_all", parts.nbytes)] += 1
 
 
 TERMS = {
-    "modulation": "mean of `modulation`",
-    "inter": "texts, labels and column statistics of `inter`",
-    "intra": "moments and correlations of `intra`",
+    "modulation": "`modulation`: its mean",
+    "inter": "`inter`: texts, labels, column statistics",
+    "intra": "`intra`: moments and correlations",
 }
 
 
 @cache
-def of_losses(term: str, share: int, world: int) -> Counter[Collective]:
+def of_term(term: str, share: int, world: int) -> Counter[Collective]:
     """What one forward and backward pass of a term sends, with `share` clips on each of `world` ranks."""
-    weights = {name: float(name == term) for name in TERMS}
-    width = HeadConfig().projection
     recorder = Recorder(world)
     with traced(), patch.object(distributed, "dist", recorder):
-        objectives = make_objectives(ObjectiveConfig(**weights))
-        views = torch.zeros(2, share, width, requires_grad=True)
+        objectives = losses_of(ObjectiveConfig(**{name: float(name == term) for name in TERMS}))
+        views = torch.zeros(2, share, HeadConfig().projection, requires_grad=True)
         skeleton = torch.zeros(2 * share, TEXT_WIDTH, requires_grad=True)
         labels = torch.zeros(2 * share).long()
         objectives(*views, skeleton, labels, Draws(0, 0, range(share)))["loss"].backward()
@@ -400,22 +400,20 @@ def of_losses(term: str, share: int, world: int) -> Counter[Collective]:
 
 
 @cache
-def norms_of(preset: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels of the batch norms of the encoder, and of the heads."""
-    model = build(preset).model
-    inside = tuple(m.num_features for m in model.encoder.modules() if isinstance(m, _BatchNorm))
-    heads = tuple(m.num_features for m in (*model.projector, *model.semantic) if isinstance(m, _BatchNorm))
-    return inside, heads
-
-
-@cache
-def gradient_bytes(preset: str) -> int:
+def learned_bytes(preset: str) -> int:
     return sum(FLOAT * p.numel() for p in build(preset).parameters() if p.requires_grad)
 
 
-def collectives(
-    preset: str, share: int, parts: int, world: int, sync_norm: bool = True
-) -> dict[str, Counter]:
+@cache
+def norms_of(preset: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels of the batch norms of the encoder, and of the heads."""
+    model = build(preset).model
+    found = {name: norm.num_features for name, norm in model.named_modules() if isinstance(norm, _BatchNorm)}
+    inside = [name for name in found if name.startswith("encoder.")]
+    return tuple(found.pop(name) for name in inside), tuple(found.values())
+
+
+def collectives(share: int, parts: int, world: int, sync_norm: bool = True) -> dict[str, Counter]:
     """What a step sends, by what it is for.
 
     Of several parts each goes through the encoder once without and once with a backward pass, and heads and losses see
@@ -423,101 +421,122 @@ def collectives(
     channel on the way back, as torch.nn.SyncBatchNorm does. The gradient is summed up once, as if in one piece.
     """
     twice = 2 if parts > 1 else 1
-    inside, heads = norms_of(preset)
+    inside, heads = norms_of(PRESETS[0])
+    passes = [*((channels, twice * parts, parts) for channels in inside), *((c, twice, twice) for c in heads)]
     forward, backward = Counter[Collective](), Counter[Collective]()
-    for channels, there, back in [
-        *((c, twice * parts, parts) for c in inside),
-        *((c, twice, twice) for c in heads),
-    ]:
+    for channels, there, back in passes:
         forward[Collective("all_gather", FLOAT * (2 * channels + 1) * world)] += there
         backward[Collective("all_reduce", FLOAT * 2 * channels)] += back
-    sent = {"gradients": Counter({Collective("all_reduce", gradient_bytes(preset)): 1})}
+    sent = {"gradients": Counter({Collective("all_reduce", learned_bytes(PRESETS[0])): 1})}
     if sync_norm:
         sent |= {"batch norms, forward": forward, "batch norms, backward": backward}
     for term, name in TERMS.items():
-        once = of_losses(term, share, world)
-        sent[name] = Counter({call: twice * count for call, count in once.items()})
+        sent[name] = Counter({call: twice * n for call, n in of_term(term, share, world).items()})
     return sent | {"whether to stop": Counter({Collective("all_reduce", FLOAT): 1})}
 
 
-def seconds_of(calls: Counter[Collective], world: int, gbit: float, plan: Plan, tree: bool = False) -> float:
-    latency = plan.latency_us / 1e6
-    return sum(count * call.seconds(world, gbit, latency, tree) for call, count in calls.items())
+@dataclass(frozen=True)
+class Way:
+    """How messages go, and whether batch norms send any."""
+
+    name: str
+    doubling: bool = False
+    sync_norm: bool = True
 
 
-def shared_out(plan: Plan, world: int, fixed_share: bool) -> tuple[int, int]:
-    """Clips a GPU, and the parts in which they go through its encoder."""
-    share = max(1, plan.batch // (plan.gpus if fixed_share else world))
-    return share, math.ceil(share / min(plan.micro_batch, share))
+WAYS = (Way("ring"), Way("doubling", doubling=True), Way("ring, sync_norm off", sync_norm=False))
 
 
-def computing(plan: Plan, share: int, step_ms: float) -> float:
-    """Seconds of a step without what is sent: in proportion to the clips."""
-    return share / plan.micro_batch * step_ms / 1e3
+@dataclass(frozen=True)
+class Case:
+    """A step on `world` GPUs: of one batch whatever their number, or with a share each that stays the same."""
+
+    plan: Plan
+    world: int
+    fixed_share: bool = False
+
+    @property
+    def share(self) -> int:
+        return max(1, self.plan.batch // (self.plan.gpus if self.fixed_share else self.world))
+
+    @property
+    def parts(self) -> int:
+        return math.ceil(self.share / self.plan.micro_batch)
+
+    def computing(self, step_ms: float) -> float:
+        """Seconds, in proportion to the clips."""
+        return self.share / self.plan.micro_batch * step_ms / 1e3
+
+    def seconds(self, calls: Counter[Collective], gbit: float, way: Way) -> float:
+        """Of calls one after another, while nothing is computed."""
+        latency = self.plan.latency_us / 1e6
+        return sum(n * call.seconds(self.world, gbit, latency, way.doubling) for call, n in calls.items())
+
+    def sending(self, gbit: float, way: Way) -> float:
+        calls = collectives(self.share, self.parts, self.world, way.sync_norm)
+        return sum(self.seconds(each, gbit, way) for each in calls.values())
+
+    def sent_share(self, step_ms: float, gbit: float, way: Way) -> float:
+        """The part of a step in which it sends."""
+        sending = self.sending(gbit, way)
+        return sending / (sending + self.computing(step_ms))
 
 
-def sending(plan: Plan, world: int, gbit: float, fixed_share: bool, tree: bool, sync_norm: bool) -> float:
-    """Seconds of a step in which something is sent, none of it at the same time as something else."""
-    calls = collectives(PRESETS[0], *shared_out(plan, world, fixed_share), world, sync_norm)
-    return sum(seconds_of(each, world, gbit, plan, tree) for each in calls.values())
+def first_above(
+    limit: float, plan: Plan, step_ms: float, gbit: float, way: Way, fixed: bool = False
+) -> float:
+    """The number of GPUs, a power of two, from which on sending takes more than `limit` of a step."""
+    return next((w for w in WORLDS if Case(plan, w, fixed).sent_share(step_ms, gbit, way) > limit), math.inf)
 
 
 def communication_table(plan: Plan) -> str:
     """A line for each thing that is sent at `plan.gpus`."""
-    share, parts = shared_out(plan, plan.gpus, fixed_share=False)
-    sent = collectives(PRESETS[0], share, parts, plan.gpus)
+    case = Case(plan, plan.gpus)
+    sent = collectives(case.share, case.parts, case.world)
     sent["**all**"] = sum(sent.values(), Counter[Collective]())
-    ways = [(gbit, tree) for tree in (False, True) for gbit in plan.link_gbit]
-    heads = [f"{'doubling' if tree else 'ring'}, {gbit:g} Gbit/s, ms" for gbit, tree in ways]
+    ways = [(gbit, way) for way in WAYS[:2] for gbit in plan.link_gbit]
     lines = []
     for name, calls in sent.items():
-        megabytes = sum(count * call.sent(plan.gpus) for call, count in calls.items()) / 1e6
-        times = (f"{1e3 * seconds_of(calls, plan.gpus, gbit, plan, tree):.2f}" for gbit, tree in ways)
+        megabytes = sum(n * call.sent(case.world) for call, n in calls.items()) / 1e6
+        times = (f"{1e3 * case.seconds(calls, gbit, way):.2f}" for gbit, way in ways)
         lines.append([name, str(calls.total()), f"{megabytes:.3f}", *times])
-    what = f"{plan.gpus} GPUs, {share:,} clips each in {parts} part{'s' * (parts > 1)}, `{PRESETS[0]}`"
-    return _table((what, "calls", "sent a rank, MB", *heads), lines)
+    heads = (f"{way.name}, {gbit:g} Gbit/s, ms" for gbit, way in ways)
+    what = f"{case.world} GPUs, {case.share:,} clips each, parts: {case.parts}"
+    return _table((what, "calls", "a rank sends, MB", *heads), lines)
 
 
 def worlds_table(plan: Plan) -> str:
-    """A line for each number of GPUs, at the first link and the middle step time."""
+    """A line for each number of GPUs, at the first link and the middle step time: ms, and their part of a step."""
     gbit, step_ms = plan.link_gbit[0], sorted(plan.step_ms)[len(plan.step_ms) // 2]
+
+    def cells(case: Case) -> list[str]:
+        return [
+            f"{1e3 * case.sending(gbit, way):.1f} ({case.sent_share(step_ms, gbit, way):.0%})" for way in WAYS
+        ]
+
     lines = []
-    for fixed_share in (False, True):
-        for world in WORLDS:
-            share, parts = shared_out(plan, world, fixed_share)
-            busy = computing(plan, share, step_ms)
-            ways = ((False, True), (True, True), (False, False))
-            times = [sending(plan, world, gbit, fixed_share, tree, norm) for tree, norm in ways]
-            batch = f"{share * world:,}"
-            cells = (f"{1e3 * each:.1f} ({each / (busy + each):.0%})" for each in times)
-            lines.append([f"{world:,}", batch, f"{share:,}", str(parts), f"{1e3 * busy:,.1f}", *cells])
-    heads = ("GPUs", "batch", "clips a GPU", "parts", "computing, ms")
-    return _table((*heads, "sending, ring, ms", "by doubling, ms", "ring, sync_norm off, ms"), lines)
+    for world in WORLDS:
+        one, each = Case(plan, world), Case(plan, world, fixed_share=True)
+        computing = f"{1e3 * one.computing(step_ms):,.1f}"
+        lines.append([f"{world:,}", f"{one.share:,}", computing, *cells(one), *cells(each)])
+    heads = (f"{of}, {way.name}" for of in ("sending", f"{each.share} a GPU, sending") for way in WAYS)
+    return _table(("GPUs", f"clips a GPU of {plan.batch:,}", "computing", *heads), lines)
 
 
 def thresholds_table(plan: Plan) -> str:
     """At how many GPUs sending takes a tenth, and half, of a step."""
-    cases = [(step_ms, gbit) for step_ms in plan.step_ms for gbit in plan.link_gbit]
+    columns = [(step_ms, gbit) for step_ms in plan.step_ms for gbit in plan.link_gbit]
     lines = []
-    for fixed_share, batch in (
-        (False, f"batch of {plan.batch:,}"),
-        (True, f"{plan.batch // plan.gpus} clips a GPU"),
-    ):
-        for tree, sync_norm, way in ((False, True, "ring"), (True, True, "doubling"), (False, False, "ring, sync_norm off")):  # fmt: skip
-            cells = []
-            for step_ms, gbit in cases:
-                shares = {}
-                for world in WORLDS:
-                    busy = computing(plan, shared_out(plan, world, fixed_share)[0], step_ms)
-                    sent = sending(plan, world, gbit, fixed_share, tree, sync_norm)
-                    shares[world] = sent / (busy + sent)
-                cells.append(" / ".join(_first_above(shares, limit) for limit in (0.1, 0.5)))
-            lines.append([f"{batch}, {way}", *cells])
-    return _table(("", *(f"{step_ms:g} ms, {gbit:g} Gbit/s" for step_ms, gbit in cases)), lines)
-
-
-def _first_above(shares: dict[int, float], limit: float) -> str:
-    return next((f"{world:,}" for world, share in shares.items() if share > limit), "-")
+    for fixed in (False, True):
+        name = f"{Case(plan, plan.gpus).share} clips a GPU" if fixed else f"batch of {plan.batch:,}"
+        for way in WAYS:
+            found = [
+                [first_above(limit, plan, *column, way, fixed) for limit in (0.1, 0.5)] for column in columns
+            ]
+            cells = (" / ".join("-" if math.isinf(w) else f"{w:,}" for w in pair) for pair in found)
+            lines.append([f"{name}, {way.name}", *cells])
+    heads = (f"{step_ms:g} ms, {gbit:g} Gbit/s" for step_ms, gbit in columns)
+    return _table(("a tenth / half of a step from", *heads), lines)
 
 
 # The store, and what a save leaves.
@@ -529,11 +548,11 @@ def clip_bytes(plan: Plan) -> float:
 
 
 @contextmanager
-def store_of(clips: int, text: str = "") -> Iterator[Store]:
-    """A store of clips of one frame, with names as long as those of NTU RGB+D."""
+def store_of(clips: int, frames: int = 1, text: str = "") -> Iterator[Store]:
+    """A store of clips of one person, with names as long as those of NTU RGB+D."""
     info = StoreInfo("many", LAYOUT.name, tuple(f"class {label}" for label in range(CLASSES)), 30.0)
-    frame = np.ones((1, 1, LAYOUT.num_joints, 3), np.float32)
-    made = (Clip(f"S{i:019}", frame, i % CLASSES, subject=1 + i % 100, text=text) for i in range(clips))
+    still = np.ones((frames, 1, LAYOUT.num_joints, 3), np.float32)
+    made = (Clip(f"S{i:019}", still, i % CLASSES, subject=1 + i % 100, text=text) for i in range(clips))
     with tempfile.TemporaryDirectory() as folder:
         yield Store.open(write(Path(folder, "store.arrow"), made, info).path)
 
@@ -541,47 +560,49 @@ def store_of(clips: int, text: str = "") -> Iterator[Store]:
 @cache
 def column_bytes(text: str = "", clips: int = 2000) -> float:
     """Bytes a clip of the arrays that an open store holds in memory."""
-    with store_of(clips, text) as store:
+    with store_of(clips, text=text) as store:
         return sum(value.nbytes for value in vars(store).values() if isinstance(value, np.ndarray)) / clips
 
 
 @cache
-def feature_bytes() -> int:
-    return FLOAT * build(PRESETS[0]).model.num_features
+def feature_width() -> int:
+    return build(PRESETS[0]).model.num_features
 
 
-CAPTION = 200
-"""Characters of the longest text in a store with texts; NumPy gives every clip room for as many."""
+def gallery_bytes(clips: float) -> float:
+    """Features of the clips to fit, to which the running kNN compares those that validate."""
+    return clips * (1 - VALIDATION_SHARE) * FLOAT * feature_width()
+
+
+def knn_operations(clips: float) -> float:
+    return 2 * clips**2 * VALIDATION_SHARE * (1 - VALIDATION_SHARE) * feature_width()
 
 
 def data_table(plan: Plan) -> str:
     """What the clips take, and how fast they have to come."""
-    store = plan.clips * clip_bytes(plan)
-    gallery = plan.clips * (1 - VALIDATION_SHARE) * feature_bytes()
-    steps = plan.clips // plan.batch
+    size, steps, case = plan.clips * clip_bytes(plan), plan.clips // plan.batch, Case(plan, plan.gpus)
+    columns = {"": column_bytes(), f", longest text {CAPTION} characters": column_bytes("x" * CAPTION)}
     lines = [
-        ["coordinates in the store", f"{_gigabytes(store)}, {clip_bytes(plan) / 1e3:.1f} KB a clip"],
-        [f"files of {plan.shard_gb:g} GB, were it in shards", f"{math.ceil(store / plan.shard_gb / 1e9):,}"],
+        ["coordinates in the store", f"{_gigabytes(size)}, {clip_bytes(plan) / 1e3:.1f} kB a clip"],
+        [f"files, were it in shards of {plan.shard_gb:g} GB", f"{math.ceil(size / plan.shard_gb / 1e9):,}"],
     ]
-    for words, text in (("", ""), (f", longest text {CAPTION} characters", "x" * CAPTION)):
-        each = column_bytes(text)
-        both = f"{_gigabytes(plan.clips * each)}, {_gigabytes(plan.machine * plan.clips * each)}"
-        lines.append(
-            [f"columns in a process, in {plan.machine} processes{words}", f"{both}; {each:.0f} B a clip"]
-        )
-    lines.append(
-        ["running kNN: features of the clips to fit, on every GPU and in every process", _gigabytes(gallery)]
-    )
+    for words, each in columns.items():
+        alone, together = (_gigabytes(count * plan.clips * each) for count in (1, plan.machine))
+        cell = f"{alone}, {each:.0f} B a clip; {plan.machine} of them {together}"
+        lines.append([f"columns in a process{words}", cell])
+    what = "features to which the running kNN compares, on every GPU and in every process"
+    lines.append([what, _gigabytes(gallery_bytes(plan.clips))])
     for step_ms in plan.step_ms:
-        share = plan.micro_batch / (step_ms / 1e3)
-        rates = (f"{count * share * clip_bytes(plan) / 1e6:,.0f} MB/s" for count in (1, plan.machine))
-        hours = steps * computing(plan, plan.batch // plan.gpus, step_ms) / 3600
-        what = f"{' a GPU, '.join(rates)} and {plan.machine * share:,.0f} clips/s a machine; an epoch {hours:.2f} h"
-        lines.append([f"reading at {step_ms:g} ms for {plan.micro_batch} clips a GPU", what])
+        rate = plan.micro_batch / step_ms * 1e3
+        one, machine = (f"{count * rate * clip_bytes(plan) / 1e6:,.0f} MB/s" for count in (1, plan.machine))
+        lines.append(
+            [
+                f"read at {step_ms:g} ms for {plan.micro_batch} clips",
+                f"{rate:,.0f} clips/s and {one} a GPU, {machine} a machine; an epoch takes "
+                f"{steps * case.computing(step_ms):.0f} s",
+            ]
+        )
     return _table((f"{plan.clips:,} clips, {steps:,} steps an epoch", "computed"), lines)
-
-
-QUEUE = 32_768
 
 
 @cache
@@ -604,13 +625,11 @@ def saving_table(plan: Plan) -> str:
     interval, lines = 60 * EngineConfig().save_minutes, []
     for preset in PRESETS:
         for momentum in (False, True):
-            size = state_bytes(preset, momentum)
-            seconds = size / plan.disk_mb / 1e6
             name = f"`{preset}`" + (f", momentum encoder, queue of {QUEUE:,}" if momentum else "")
-            room = f"{(KEPT + 1) * size / 1e6:,.0f} MB"
-            lines.append(
-                [name, f"{size / 1e6:,.1f} MB", f"{seconds:.2f} s", f"{seconds / interval:.2%}", room]
-            )
+            size = state_bytes(preset, momentum) / 1e6
+            seconds, room = size / plan.disk_mb, (KEPT + 1) * size
+            cells = f"{size:,.1f} MB", f"{seconds:.2f} s", f"{seconds / interval:.2%}", f"{room:,.0f} MB"
+            lines.append([name, *cells])
     heads = ("state", "tensors", f"at {plan.disk_mb:g} MB/s", f"of {interval / 60:g} minutes")
     return _table((*heads, f"room for {KEPT}, and the next"), lines)
 
@@ -618,49 +637,37 @@ def saving_table(plan: Plan) -> str:
 # What breaks first.
 
 
-def limits(plan: Plan) -> list[tuple[str, str, float, float]]:
-    """What breaks, of what, at how many of it, and how many the plan has."""
-    fastest, link = min(plan.step_ms), plan.link_gbit[0]
-
-    def gpus(limit: float, tree: bool, sync_norm: bool) -> float:
-        for world in WORLDS:
-            busy = computing(plan, shared_out(plan, world, False)[0], fastest)
-            sent = sending(plan, world, link, False, tree, sync_norm)
-            if sent / (busy + sent) > limit:
-                return world
-        return math.inf
-
-    fit, validation = 1 - VALIDATION_SHARE, VALIDATION_SHARE
-    products = 2 * fit * validation * feature_bytes() / FLOAT
-    card, host = 1e9 * plan.card_gb, 1e9 * plan.host_gb
-    setting = f"of a step at {fastest:g} ms, {link:g} Gbit/s"
-    by_clips = {
-        "the running kNN compares for more than an hour": math.sqrt(3600e9 * plan.process_gflops / products),
-        "features for the running kNN fill a card": card / fit / feature_bytes(),
-        f"features for the running kNN fill a machine's {plan.host_gb:g} GB": host / plan.machine / feature_bytes(),
-        f"the store is larger than a machine's {plan.host_gb:g} GB": host / clip_bytes(plan),
-        f"columns, longest text {CAPTION} characters, fill a machine": host / plan.machine / column_bytes("x" * CAPTION),
-        "columns without texts fill a machine": host / plan.machine / column_bytes(),
-        "positions pass 32 bits": 2.0**31,
-    }  # fmt: skip
-    by_gpus = {
-        f"sending by a ring is a tenth {setting}": gpus(0.1, False, True),
-        f"sending by a ring is half {setting}": gpus(0.5, False, True),
-        f"sending by doubling is half {setting}": gpus(0.5, True, True),
-        f"sending by a ring, sync_norm off, is half {setting}": gpus(0.5, False, False),
-        "a GPU has fewer than two clips of the batch": plan.batch / 2 + 1,
+def limits(plan: Plan) -> list[tuple[str, float, str, float]]:
+    """What breaks, from how many on, of what, and by how much of the plan: the first first."""
+    host, fastest, link = 1e9 * plan.host_gb, min(plan.step_ms), plan.link_gbit[0]
+    each = host / plan.machine
+    clips = {
+        "the running kNN compares for an hour": math.sqrt(3600e9 * plan.host_gflops / knn_operations(1)),
+        "features for the running kNN fill a card": 1e9 * plan.card_gb / gallery_bytes(1),
+        "features for the running kNN fill a machine's memory": each / gallery_bytes(1),
+        "the store is larger than a machine's memory": host / clip_bytes(plan),
+        f"columns fill it, longest text {CAPTION} characters": each / column_bytes("x" * CAPTION),
+        "columns without texts fill it": each / column_bytes(),
+        "positions in the order pass 32 bits": 2.0**31,
     }
-    rows = [(what, "clips", at, float(plan.clips)) for what, at in by_clips.items()]
-    rows += [(what, "GPUs", at, float(plan.gpus)) for what, at in by_gpus.items()]
-    return sorted(rows, key=lambda row: row[2] / row[3])
+    gpus = {
+        f"sending ({way.name}) is {words} of a step": first_above(limit, plan, fastest, link, way)
+        for way in WAYS
+        for limit, words in ((0.1, "a tenth"), (0.5, "half"))
+    }
+    gpus["a GPU has fewer than two clips of the batch"] = plan.batch / 2 + 1
+    rows = [(what, at, "clips", at / plan.clips) for what, at in clips.items()]
+    rows += [(what, at, "GPUs", at / plan.gpus) for what, at in gpus.items()]
+    return sorted(rows, key=lambda row: row[-1])
 
 
 def breaks_table(plan: Plan) -> str:
-    """The first first: by how much of the plan there is when it breaks."""
-    lines = []
-    for what, unit, at, planned in limits(plan):
-        where = "-" if math.isinf(at) else f"{_rounded(at)} {unit}"
-        lines.append([what, where, f"{at / planned:.2f}" if math.isfinite(at) else "-"])
+    """A line a limit."""
+    lines = [
+        [what, f"{_rounded(at)} {unit}", f"{share:.2f}"]
+        for what, at, unit, share in limits(plan)
+        if math.isfinite(at)
+    ]
     return _table(("what", "from", f"of {plan.clips:,} clips, {plan.gpus} GPUs"), lines)
 
 
@@ -674,35 +681,38 @@ def _rounded(count: float) -> str:
 def host_table(plan: Plan, few: int = 20_000) -> str:
     """What each process does on its cores; of few clips, and what that comes to for all in proportion."""
     with store_of(few) as store:
-        opened, opened_bytes = _timed(lambda: Store.open(store.path))
-        chosen, _ = _timed(lambda: choose_parts(PretrainConfig(), store))
         parts = choose_parts(PretrainConfig(), store)
+        fit = len(parts.pretrain)
+        opened, opened_bytes = _timed(lambda: Store.open(store.path))
+        chosen, chosen_bytes = _timed(lambda: choose_parts(PretrainConfig(), store))
         known, known_bytes = _timed(parts.fingerprint)
-    times, read = plan.clips / few, len(parts.pretrain)
     order = GlobalBatchSampler(plan.clips, plan.batch, seed=0)
-    started = time.perf_counter()
+    ordered, _ = _timed(lambda: next(iter(order)))
     order_bytes = peak(lambda: next(iter(order)))
-    ordered = time.perf_counter() - started
-    rate = _matching_rate()
-    fit, validation = plan.clips * (1 - VALIDATION_SHARE), plan.clips * VALIDATION_SHARE
-    hours = 2 * fit * validation * feature_bytes() / FLOAT / rate / 3600
+    read, rate = _reading_rate(int(plan.frames)), _matching_rate()
+
+    def line(what: str, seconds: float, size: float, clips: int) -> list[str]:
+        times = plan.clips / clips
+        of_few = f"{1e3 * seconds:.1f} ms, {size / clips:.0f} B a clip"
+        return [what, of_few, f"{times * seconds:.1f} s, {_gigabytes(times * size)}"]
+
+    hours = knn_operations(plan.clips) / rate / 3600
     lines = [
-        [f"open a store of {few:,} clips", f"{1e3 * opened:.1f} ms, {opened_bytes / few:.0f} B a clip at most",
-         f"{times * opened:.1f} s, {_gigabytes(times * opened_bytes)}"],
-        ["choose the clips to train on", f"{1e3 * chosen:.1f} ms", f"{times * chosen:.1f} s"],
-        [f"their fingerprint, at each save, of {read:,}", f"{1e3 * known:.1f} ms, {known_bytes / read:.0f} B a clip at most",
-         f"{plan.clips / read * known:.1f} s, {_gigabytes(plan.clips / read * known_bytes)}"],
-        [f"the order of an epoch of {plan.clips:,}", f"{ordered:.1f} s, {order_bytes / 1e6:,.0f} MB", "the same"],
+        line(f"open a store of {few:,} clips", opened, opened_bytes, few),
+        line("choose those to train on", chosen, chosen_bytes, few),
+        line(f"fingerprint of {fit:,}, at each save", known, known_bytes, fit),
+        [f"order of an epoch of {plan.clips:,}", f"{ordered:.1f} s, {order_bytes / 1e9:.2f} GB", "the same"],
+        [f"read clips of {plan.frames:g} frames, in memory already", f"{read:,.0f} clips/s", ""],
         ["nearest neighbours of the running kNN", f"{rate / 1e9:.0f} Gflop/s", f"{hours:,.0f} h each time"],
-    ]  # fmt: skip
+    ]
     where = (
         f"**{device_name(torch.device('cpu'))}**, {torch.get_num_threads()} threads, PyTorch {_version()}."
     )
-    return f"{where}\n\n{_table(('what', 'measured', f'for {plan.clips:,} clips'), lines)}"
+    return f"{where}\n\n{_table(('what', 'measured', f'in proportion, {plan.clips:,} clips'), lines)}"
 
 
 def _timed(work: Callable[[], Any], runs: int = 3) -> tuple[float, int]:
-    """Seconds of the fastest run, and the most bytes that Python and NumPy had beyond those before it."""
+    """Seconds of the fastest run; and the most bytes that Python and NumPy had beyond those before it."""
     times = []
     for _ in range(runs):
         started = time.perf_counter()
@@ -715,12 +725,18 @@ def _timed(work: Callable[[], Any], runs: int = 3) -> tuple[float, int]:
     return min(times), most
 
 
-def _matching_rate(queries: int = 2048, gallery: int = 8192) -> float:
+def _reading_rate(frames: int, clips: int = 2048, batch: int = 256) -> float:
+    """Clips a second that one process reads in random order."""
+    with store_of(clips, frames) as store:
+        dataset = SkeletonDataset(store, range(clips), Preprocessing())
+        order = np.random.default_rng(0).permutation(clips).reshape(-1, batch)
+        return clips / _timed(lambda: [dataset.__getitems__(each) for each in order])[0]
+
+
+def _matching_rate(queries: int = 2048, gallery: int = 4096) -> float:
     """Operations a second of `nearest`, two for each number that is compared."""
-    width = feature_bytes() // FLOAT
-    asked, among = torch.randn(queries, width), torch.randn(gallery, width)
-    seconds, _ = _timed(lambda: nearest(asked, among, 1), runs=2)
-    return 2 * queries * gallery * width / seconds
+    asked, among = torch.randn(queries, feature_width()), torch.randn(gallery, feature_width())
+    return 2 * queries * gallery * feature_width() / _timed(lambda: nearest(asked, among, 1))[0]
 
 
 # The command.
@@ -777,33 +793,30 @@ def parser() -> argparse.ArgumentParser:
             type=float if several else type(entry.default),
             nargs="+" if several else None,
             default=entry.default,
-            help=f"{entry.metadata['about']}; by default {_words(entry.default)}",
+            metavar="N",
+            help=f"{entry.metadata['about']} (default: {_words(entry.default)})",
         )
     made.add_argument("--table", choices=TABLES, nargs="+", default=list(TABLES), help="these alone")
-    made.add_argument(
-        "--write",
-        action="store_true",
-        help="put the tables into docs/scaling.md, which has those of the defaults",
-    )
+    about = "put the tables into docs/scaling.md, which has those of the defaults"
+    made.add_argument("--write", action="store_true", help=about)
     return made
 
 
 def _words(default: Any) -> str:
-    return " ".join(f"{each:g}" for each in default) if isinstance(default, tuple) else f"{default:,}"
+    several = default if isinstance(default, tuple) else (default,)
+    return " ".join(f"{each:,}" if isinstance(each, int) else f"{each:g}" for each in several)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parsed = vars(parser().parse_args(arguments))
     chosen, to_write = parsed.pop("table"), parsed.pop("write")
-    plan = Plan(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in parsed.items()}
-    )
-    if to_write:
-        if plan != Plan():
-            parser().error("--write is for the defaults: the document says nothing of other assumptions")
+    plan = Plan(**{name: tuple(each) if isinstance(each, list) else each for name, each in parsed.items()})
+    if not to_write:
+        print("\n\n".join(f"### {name}\n\n{TABLES[name](plan)}" for name in chosen))
+    elif plan == Plan():
         DOCUMENT.write_text(filled(DOCUMENT.read_text(), plan, chosen))
     else:
-        print("\n\n".join(f"### {name}\n\n{TABLES[name](plan)}" for name in chosen))
+        parser().error("--write is for the defaults: the document says nothing of other assumptions")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from mica import cli
 from mica.cli import data, main, make_parser
@@ -19,6 +23,7 @@ from mica.data.formats import RECORDED, STREAMED
 from mica.data.store import Store
 from mica.evaluation.evaluate import Effort, Evaluation
 from mica.evaluation.tuning import FROM_SCRATCH, FineTuneConfig
+from mica.training.trainer import Trainer
 
 TINY = """
 preprocessing: {num_frames: 8}
@@ -68,6 +73,36 @@ def test_pretrain_then_evaluate(
     main(["pretrain", f"--config={run}/config.yaml", "--data", data, "--out", run, "--overwrite"])
     assert load_config(f"{run}/config.yaml") == config
     assert not Path(run, "evaluation").exists()
+
+
+def test_an_interrupted_pretraining_says_how_to_go_on(
+    tiny_store: Store,
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, take = tmp_path / "my run", Trainer.train_step
+
+    def interrupted(self: Trainer, *batch: Tensor) -> dict[str, Tensor]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return take(self, *batch)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    arguments = ["pretrain", "--config", str(recipe), "--data", str(tiny_store.path), "--out", str(run)]
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--overwrite"])
+    assert caught.value.code == 130
+    said = capsys.readouterr().err
+    assert "mica: SIGINT: saved after step 1 of 3" in said
+    monkeypatch.undo()
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "holds a run that is not finished" in (refused := capsys.readouterr().err)
+    assert "pass --resume to go on with it" in refused
+    (again,) = [line for line in said.splitlines() if line.startswith("  go on with: ")]
+    main(shlex.split(again.removeprefix("  go on with: mica ")))
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [3]
 
 
 def test_a_trained_model_is_used(

@@ -108,7 +108,7 @@ class Session:
                 )
             )
             for epoch in range(trainer.step // trainer.steps_per_epoch, self.epochs):
-                record = trainer.run_epoch(epoch, bar, between=self._between)
+                record = trainer.run_epoch(epoch, bar, after_step=self._after_step)
                 self._log(record)
                 self._save_if_due()
             self._finish()
@@ -123,18 +123,18 @@ class Session:
             )
             self.run.log(start, STARTS)
             run = self.run
-            trainer.report_broken = lambda entry: run.log(entry, BROKEN)
+            trainer.broken.record = lambda entry: run.log(entry, BROKEN)
         if trainer.config.engine.trackers:
             # Of a run that is resumed, TensorBoard hides what it had after the step.
             options = {"tensorboard": {"purge_step": trainer.step}}
             self.accelerator.init_trackers(TRACKING, init_kwargs=options)
 
-    def _between(self) -> None:
-        """Between two steps of an epoch."""
+    def _after_step(self) -> None:
         if self._profile is not None and (file := self._profile.after_step()) is not None:
             tqdm.write(f"profile: {file}")
             self._profile = None
-        self._save_if_due()
+        if self.trainer.step % self.trainer.steps_per_epoch:  # else its epoch is logged first
+            self._save_if_due()
 
     def _log(self, record: dict[str, Any]) -> None:
         if self.run is not None:
@@ -165,6 +165,8 @@ class Session:
         if self.run is not None:
             self.trainer.evaluated.save_pretrained(self.run.checkpoint)
             self.run.finish()
+        if self._profile is not None:
+            _report("no profile: the run has too few steps")
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()

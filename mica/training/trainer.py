@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -20,17 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mica.data.dataset import Batch, SkeletonDataset, SkeletonLoader
+from mica.data.dataset import Batch, SkeletonLoader
 from mica.data.sampler import GlobalBatchSampler
 from mica.data.store import Store
 from mica.errors import InputError
-from mica.evaluation.features import extract_features
-from mica.evaluation.knn import knn_predict
-from mica.evaluation.metrics import accuracy
 from mica.models.mica import MICA, ModelCard
 from mica.models.precision import choose_precision
 from mica.models.text import class_embeddings, load_text_encoder
 from mica.objectives import Keys, Objectives
+from mica.training.broken import BrokenSteps
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
 from mica.training.momentum import KeyQueue, MomentumEncoder
@@ -38,6 +34,7 @@ from mica.training.monitor import Monitor, StepGuard, StepValues
 from mica.training.optimizer import learning_rate, make_optimizer
 from mica.training.parts import choose_parts
 from mica.training.phases import Phases
+from mica.training.running_knn import knn_accuracy
 from mica.training.step import Around, CachedGradients, Pretraining, encode, fix_dropout, statistics_kept
 from mica.training.sync_norm import synchronise_norms
 from mica.transforms.augment import augment
@@ -123,9 +120,9 @@ class Trainer:
         self.loader = SkeletonLoader(self.parts.pretrain, self.order, self.device, self._workers())
         self.stop: Callable[[], bool] = lambda: False
         self.waiting: Callable[[Callable[[], str]], AbstractContextManager] = nullcontext
-        self.report_broken: Callable[[dict[str, Any]], None] = lambda entry: None
+        self.broken = BrokenSteps(self.parts.pretrain, self.order, config.engine.skip_broken)
         self._flags = torch.tensor([0.0, 1.0], device=self.device)
-        self.step, self.broken, self.stop_agreed = 0, 0, False
+        self.step, self.stop_agreed = 0, False
         self.history: list[dict[str, float]] = []
         self.seconds, self.waited = 0.0, 0.0
         self.knn_shown = "-"
@@ -169,9 +166,9 @@ class Trainer:
         return GPU_WORKERS if self.device.type == "cuda" else 0
 
     def run_epoch(
-        self, epoch: int, bar: tqdm, between: Callable[[], None] = lambda: None
+        self, epoch: int, bar: tqdm, after_step: Callable[[], None] = lambda: None
     ) -> dict[str, float | int | None]:
-        """Train what is left of an epoch, call `between` between its steps, and return what `metrics.jsonl` says of it.
+        """Train what is left of an epoch, call `after_step` behind each step, and return its line of metrics.
 
         Raises InputError where a term or gradient was not finite, more often than may be.
         """
@@ -183,8 +180,7 @@ class Trainer:
             bar.update()
             passed, started = time.perf_counter() - started, time.perf_counter()
             self.seconds += passed
-            if self.step % self.steps_per_epoch:
-                between()
+            after_step()
         return self._close_epoch(epoch, bar)
 
     def batches(self) -> Iterator[Batch]:
@@ -200,7 +196,7 @@ class Trainer:
             yield batch
 
     def _describe_batch(self) -> str:
-        names = ", ".join(self.clips_of(self.step)[:3])
+        names = ", ".join(self.broken.clips_of(self.step)[:3])
         store = self.parts.pretrain.store.path
         return f"step {self.step} has no clips yet of {store} ({names}, ...): a slow disk or network?"
 
@@ -270,49 +266,8 @@ class Trainer:
         """Keep what steps gave; raises InputError where too many were not finite."""
         for found in arrived:
             self.stop_agreed |= found.values.pop("stop") > 0
-            if (name := found.broken()) is None:
+            if not self.broken.counts(found):
                 self.history.append(found.values)
-            else:
-                self._count_broken(found, name)
-
-    def _count_broken(self, found: StepValues, name: str) -> None:
-        self.broken += 1
-        epoch, place = divmod(found.step, self.steps_per_epoch)
-        clips, bad = self.clips_of(found.step), self._bad_clips(found.step)
-        what = "the gradient's norm" if name == "gradient" else f"the term '{name}'"
-        where = f"epoch {epoch}, step {place} of {self.steps_per_epoch}"
-        problem = f"{where}: {what} is {found.values[name]}, with the clips {_some(clips)}"
-        if bad:
-            problem += f"; of these have coordinates that are not finite: {_some(bad)}"
-        values = {key: repr(value) for key, value in found.values.items()}
-        self.report_broken(
-            {"step": found.step, "epoch": epoch, "what": name, "values": values, "clips": clips}
-        )
-        if self.broken > self.config.engine.skip_broken:
-            hint = (
-                "lower --optimizer.lr, or try --precision float32; and look for huge coordinates in the store; "
-                "--engine.skip_broken 10 leaves up to ten such steps out"
-            )
-            raise InputError(problem, hint=hint)
-        left = self.config.engine.skip_broken - self.broken
-        tqdm.write(f"mica: left out: {problem}; {left} more may be", file=sys.stderr)
-
-    def clips_of(self, step: int) -> list[str]:
-        """The names of all clips of a step's batch, whichever process had them."""
-        return self.parts.pretrain.store.names[self._batch_of(step)].tolist()
-
-    def _batch_of(self, step: int) -> np.ndarray:
-        """Their positions in the store."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        whole = GlobalBatchSampler(self.order.count, self.order.batch_size, self.config.seed)
-        whole.set_epoch(epoch, first=place)
-        return self.parts.pretrain.indices[next(iter(whole))]
-
-    def _bad_clips(self, step: int) -> list[str]:
-        store = self.parts.pretrain.store
-        return [
-            str(store.names[i]) for i in self._batch_of(step) if not np.isfinite(store.keypoints(i)).all()
-        ]
 
     def _close_epoch(self, epoch: int, bar: tqdm) -> dict[str, float | int | None]:
         started = time.perf_counter()
@@ -341,20 +296,7 @@ class Trainer:
     def knn_accuracy(self) -> float:
         """Accuracy of the nearest neighbour, from the fit clips to the validation clips, in percent."""
         self.share_statistics()
-        gallery, labels = self._features(self.parts.gallery)
-        queries, truth = self._features(self.parts.queries)
-        return accuracy(knn_predict(gallery, labels, queries), truth)
-
-    def _features(self, dataset: SkeletonDataset) -> tuple[Tensor, Tensor]:
-        """Features of a part, each process taking as many of its clips."""
-        processes = self.accelerator.num_processes
-        share = math.ceil(len(dataset) / processes)
-        first = self.accelerator.process_index * share
-        mine = np.resize(dataset.indices, share * processes)[first : first + share]
-        part = SkeletonDataset(dataset.store, mine, dataset.how)
-        found = extract_features(self.evaluated, part, dataset.how.stream, self.layout)
-        features, labels = (distributed.gather(tensor.to(self.device)).cpu() for tensor in found)
-        return features[: len(dataset)], labels[: len(dataset)]
+        return knn_accuracy(self.evaluated, self.parts, self.accelerator)
 
     @torch.no_grad()
     def share_statistics(self) -> None:
@@ -379,7 +321,7 @@ class Trainer:
             "history": self.history,
             "seconds": self.seconds,
             "waited": self.waited,
-            "broken": self.broken,
+            "broken": self.broken.count,
             "clips": self.parts.fingerprint(),
         }
 
@@ -395,7 +337,7 @@ class Trainer:
         if self.momentum is not None:
             self.momentum.load_state_dict(state["momentum"])
         self.queue.load_state_dict(state["queue"])
-        self.step, self.history, self.broken = state["step"], list(state["history"]), state["broken"]
+        self.step, self.history, self.broken.count = state["step"], state["history"], state["broken"]
         self.seconds, self.waited = state["seconds"], state["waited"]
 
 
@@ -406,8 +348,3 @@ def _micro_batch(config: PretrainConfig, share: int) -> int:
         problem = f"{share} clips on a process are no multiple of a micro-batch of {wanted}"
         raise InputError(problem, field="optimizer.micro_batch")
     return wanted
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

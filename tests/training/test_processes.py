@@ -73,7 +73,7 @@ def steps_of(config: PretrainConfig, store: Store, count: int = 2) -> Found:
         **{f"momentum.{name}": tensor for name, tensor in trainer.momentum.state_dict().items()},
         "queue": trainer.queue.real,
     }
-    found["clips"] = trainer.clips_of(1)
+    found["clips"] = trainer.broken.clips_of(1)
     return found
 
 
