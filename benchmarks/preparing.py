@@ -143,7 +143,7 @@ def training(store: Store, steps: int = 3) -> tuple[float, float]:
         augment=VIEWS["strong"],
         optimizer=OptimizerConfig(batch_size=BATCH),
     )
-    trainer = Trainer(config, store, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    trainer = Trainer(config, store)
     waits, whole = [], []
     for waited, batch in timed(trainer.loader, steps):
         start = time.perf_counter()

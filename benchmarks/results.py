@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from mica.training.environment import device_name
 from mica_kernels.prebuilt import triton_version
 
 Row = dict[str, Any]
@@ -105,13 +106,6 @@ def stamp(device: torch.device) -> Row:
     return {**about(device), "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def device_name(device: torch.device) -> str:
-    """What the maker calls it; of a CPU, how it reports itself."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _processor()
-
-
 def slug(name: str) -> str:
     """A folder's name for a device's.
 
@@ -120,12 +114,6 @@ def slug(name: str) -> str:
     """
     plain = re.sub(r"\((r|tm)\)", "", name.lower())
     return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import data, evaluating
+from benchmarks import data, engine, evaluating
 from benchmarks.registry import OPERATORS
 from benchmarks.results import (
     HERE,
@@ -35,6 +35,7 @@ DOCUMENTS = tuple(
         "docs/performance.md",
         "docs/data.md",
         "docs/evaluation.md",
+        "docs/scaling.md",
     )
 )
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -241,5 +242,9 @@ TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "training": training,
     "everything": everything,
 }
-FIGURES: dict[str, Callable[[], str]] = {"data": data.table, "evaluating": evaluating.table}
+FIGURES: dict[str, Callable[[], str]] = {
+    "data": data.table,
+    "engine": engine.table,
+    "evaluating": evaluating.table,
+}
 """Tables of what has results of its own, and no rows."""

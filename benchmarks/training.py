@@ -88,7 +88,7 @@ def encoder_of(rung: Rung, case: Case, source: STGCN) -> nn.Module:
 
 
 class Step:
-    """One rung's pretraining step, the same as `mica.training.loop` makes: a call is a step."""
+    """One rung's pretraining step, the same as `mica.training.trainer` makes: a call is a step."""
 
     def __init__(self, rung: Rung, case: Case, material: Material, device: torch.device) -> None:
         self.rung, self.device, self.layout = rung, device, material.encoder.layout

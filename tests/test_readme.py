@@ -13,16 +13,19 @@ from mica.cli import make_parser
 from mica.configs import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
-README, DATA, EVALUATION = (
-    (ROOT / name).read_text() for name in ("README.md", "docs/data.md", "docs/evaluation.md")
+README, DATA, EVALUATION, SCALING = (
+    (ROOT / name).read_text()
+    for name in ("README.md", "docs/data.md", "docs/evaluation.md", "docs/scaling.md")
 )
+LAUNCHED = re.compile(r"^(?:mica |(?:accelerate launch|torchrun|srun torchrun) .*-m mica )(.*)")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 BLOCKS = FENCED.findall(README)
 COMMANDS = [
-    line
-    for _, block in [*BLOCKS, *FENCED.findall(DATA), *FENCED.findall(EVALUATION)]
-    for line in block.splitlines()
-    if line.startswith("mica ")
+    found[1]
+    for text in (README, DATA, EVALUATION, SCALING)
+    for _, block in FENCED.findall(text)
+    for line in re.sub(r"\\\n\s*", "", block).splitlines()
+    if (found := LAUNCHED.match(line))
 ]
 
 
@@ -34,7 +37,7 @@ def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
-    arguments = shlex.split(command)[1:]
+    arguments = shlex.split(command)
     if "--config" in arguments:
         position = arguments.index("--config") + 1
         arguments[position] = str(recipes()[arguments[position]])
@@ -47,7 +50,7 @@ def test_every_recipe_is_named() -> None:
 
 
 def test_files_it_points_to_exist() -> None:
-    for folder, text in ((ROOT, README), (ROOT / "docs", DATA), (ROOT / "docs", EVALUATION)):
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in (DATA, EVALUATION, SCALING))):
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (folder / target).exists(), target
 

@@ -22,7 +22,7 @@ def describe_start(
     return {
         "step": step,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "processes": processes,
         "threads": torch.get_num_threads(),
         "precision": str(precision).removeprefix("torch."),
@@ -33,7 +33,10 @@ def describe_start(
     }
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """What the maker calls it; of a CPU, how it reports itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

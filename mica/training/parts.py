@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Parts:
     queries: SkeletonDataset
     seen_classes: tuple[int, ...]
 
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with the names, lengths or order of the clips to pretrain on."""
         store, indices = self.pretrain.store, self.pretrain.indices

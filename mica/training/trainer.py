@@ -103,7 +103,8 @@ class Trainer:
         self.model = self._build().to(self.device)
         self.momentum, self.queue = self._build_momentum()
         if config.engine.compile:
-            self.model.encoder.compile(dynamic=False)
+            for model in (self.model, *([] if self.momentum is None else [self.momentum.model])):
+                model.encoder.compile(dynamic=False)
         self.phases = Phases(self.device)
         self.precision, self.why = choose_precision(config.precision, self.device)
         objectives = Objectives(config.objectives, texts).to(self.device)
@@ -322,12 +323,12 @@ class Trainer:
             "seconds": self.seconds,
             "waited": self.waited,
             "broken": self.broken.count,
-            "clips": self.parts.fingerprint(),
+            "clips": self.parts.fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`; raises InputError where it was of other clips."""
-        if state["clips"] != self.parts.fingerprint():
+        if state["clips"] != self.parts.fingerprint:
             hint = "resume with the store that the run began with"
             raise InputError(
                 "other clips than the run began with", file=self.parts.pretrain.store.path, hint=hint

@@ -216,5 +216,24 @@ def test_a_batch_that_parts_do_not_fill_is_refused(tiny_store: Store, tiny_confi
         Trainer(config, tiny_store)
 
 
+def test_a_compiled_encoder_is_saved_as_any_other(
+    tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    """What the compiler makes of it is left to the benchmarks: here it runs as written."""
+    config = tiny_config(engine=EngineConfig(compile=True), momentum=MomentumConfig(decay=0.9))
+    with torch.compiler.set_stance("force_eager"):
+        trainer = Trainer(config, tiny_store)
+        assert trainer.momentum is not None
+        for model in (trainer.model, trainer.momentum.model):
+            assert model.encoder._compiled_call_impl is not None
+        pretrain(config, tiny_store, tmp_path / "compiled")
+    pretrain(replace(config, engine=EngineConfig()), tiny_store, tmp_path / "plain")
+    one, two = (
+        load_file(tmp_path / run / "checkpoint" / "model.safetensors") for run in ("compiled", "plain")
+    )
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_instance_alone_is_a_term_to_learn_from() -> None:
     Objectives(ObjectiveConfig(intra=0, instance=1.0), None)

@@ -1,0 +1,52 @@
+"""What is measured of the engine: that it can be measured, on little, and what the table says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import engine
+
+PHASES = {"loader": 0.1, "augmentation": 0.2, "first parts": 0.0, "encoder": 3.0, "backward": 6.7}
+FIGURES: dict[str, Any] = {
+    "device": "A CPU",
+    "threads": 2,
+    "torch": "2.13.0",
+    "commit": "abc",
+    "date": "2026-01-02T03:04:05+00:00",
+    "precision": "bfloat16",
+    "batch": 128,
+    "steps": 2,
+    "seconds": {"as by default": [4.0, 5.0, 6.0], "in four parts": [6.0, 6.5, 7.0]},
+    "phases": {"as by default": PHASES, "in four parts": PHASES},
+    "saving": {"seconds": [1.0, 3.0, 9.0], "megabytes": 93.4, "interval_minutes": 5.0},
+}
+
+
+def test_table(tmp_path: Path) -> None:
+    assert engine.table(tmp_path) == "Not yet measured."
+    (tmp_path / "a-cpu").mkdir()
+    (tmp_path / "a-cpu" / engine.FILE).write_text(json.dumps(FIGURES))
+    text = engine.table(tmp_path)
+    assert "ST-GCN with FreST, bfloat16 | 5.00 s, 25.6 clips/s |" in text
+    assert "| of it: loader | 50 ms, 1.0% |" in text
+    assert "| **loader and augmentation** | **3.0% of the step** (to be under 5 %) |" in text
+    assert "first parts" not in text
+    assert "| a step in four parts | 1.30 times that |" in text
+    assert (
+        "| **saving**, at the default interval | **1.00% of the time** (to be under 2 %): every 5 minutes |"
+        in text
+    )
+
+
+def test_the_engine_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SAVES", 1)
+    found = engine.measure(batch=4, clips=60, steps=1)
+    assert found["seconds"].keys() == found["phases"].keys() == engine.CASES.keys()
+    assert found["phases"]["in four parts"]["first parts"] > 0
+    assert found["phases"]["with momentum encoder and queue"]["momentum"] > 0
+    assert found["saving"]["megabytes"] > 10
+    json.dumps(found)
