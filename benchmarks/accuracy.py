@@ -137,8 +137,8 @@ def run(raw: Path, out: Path) -> None:
     for command, result in all_commands(raw, out):
         if not result.exists():
             print("$", shlex.join(command), flush=True)
-            overwrite = ["--overwrite"] if command[1] == "pretrain" else []
-            subprocess.run([sys.executable, "-m", "mica", *command[1:], *overwrite], check=True)
+            going_on = ["--resume"] if command[1] == "pretrain" else []
+            subprocess.run([sys.executable, "-m", "mica", *command[1:], *going_on], check=True)
 
 
 def write_table(out: Path) -> None:

@@ -15,41 +15,52 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks import figures
 from benchmarks.figures import Figures
 from benchmarks.results import RESULTS, stamp
-from mica.data.clip import Clip, StoreInfo
-from mica.data.store import Store, write
-from mica.objectives import ObjectiveConfig
-from mica.training.allocator import freed_memory_kept
-from mica.training.config import EngineConfig, MomentumConfig, OptimizerConfig, PretrainConfig
-from mica.training.state import write_state
-from mica.training.trainer import Trainer
-from mica.transforms.augment import VIEWS
+
+if TYPE_CHECKING:  # the tables are made where only PyTorch is
+    from mica.data.store import Store
+    from mica.training.config import PretrainConfig
+    from mica.training.trainer import Trainer
 
 FILE, COMMAND = "engine.json", "python -m benchmarks.engine --keep"
 BATCH, CLIPS, STEPS, SAVES = 128, 2000, 3, 5
-PLAIN = PretrainConfig(
-    text="none", augment=VIEWS["strong"], optimizer=OptimizerConfig(batch_size=BATCH, warmup_epochs=0)
-)
-CASES = {
-    "as by default": PLAIN,
-    "in four parts": replace(PLAIN, optimizer=replace(PLAIN.optimizer, micro_batch=BATCH // 4)),
-    "with momentum encoder and queue": replace(
-        PLAIN, objectives=ObjectiveConfig(instance=1.0), momentum=MomentumConfig(decay=0.999, queue=32_768)
-    ),
-    "leaving broken steps out": replace(PLAIN, engine=EngineConfig(skip_broken=1)),
-}
+
+
+def cases(batch: int = BATCH) -> dict[str, PretrainConfig]:
+    """Configurations of a run, by what each adds to the first."""
+    from mica.objectives import ObjectiveConfig
+    from mica.training.config import EngineConfig, MomentumConfig, OptimizerConfig, PretrainConfig
+    from mica.transforms.augment import VIEWS
+
+    plain = PretrainConfig(
+        text="none", augment=VIEWS["strong"], optimizer=OptimizerConfig(batch_size=batch, warmup_epochs=0)
+    )
+    return {
+        "as by default": plain,
+        "in four parts": replace(plain, optimizer=replace(plain.optimizer, micro_batch=batch // 4)),
+        "with momentum encoder and queue": replace(
+            plain,
+            objectives=ObjectiveConfig(instance=1.0),
+            momentum=MomentumConfig(decay=0.999, queue=32_768),
+        ),
+        "leaving broken steps out": replace(plain, engine=EngineConfig(skip_broken=1)),
+    }
 
 
 def measure(batch: int = BATCH, clips: int = CLIPS, steps: int = STEPS) -> Figures:
     """All figures, and where and with what they were made."""
+    from mica.training.allocator import freed_memory_kept
+    from mica.training.trainer import Trainer
+
     with tempfile.TemporaryDirectory() as folder:
         store = _store(Path(folder), clips)
-        trainers = {name: Trainer(_sized(config, batch), store) for name, config in CASES.items()}
+        trainers = {name: Trainer(config, store) for name, config in cases(batch).items()}
         device = trainers["as by default"].device
         with freed_memory_kept(device):
             seconds = _in_turn(trainers, steps)
@@ -65,14 +76,10 @@ def measure(batch: int = BATCH, clips: int = CLIPS, steps: int = STEPS) -> Figur
     }
 
 
-def _sized(config: PretrainConfig, batch: int) -> PretrainConfig:
-    parts = BATCH // (config.optimizer.micro_batch or BATCH)
-    micro_batch = None if parts == 1 else batch // parts
-    return replace(config, optimizer=replace(config.optimizer, batch_size=batch, micro_batch=micro_batch))
-
-
 def _store(folder: Path, count: int) -> Store:
     """Clips as long as NTU's, one in five of two persons."""
+    from mica.data.store import Clip, Store, StoreInfo, write
+
     random = np.random.default_rng(0)
     clips = (
         Clip(
@@ -106,6 +113,9 @@ def _in_turn(trainers: dict[str, Trainer], steps: int) -> dict[str, list[float]]
 
 def _saving(trainer: Trainer, folder: Path) -> Figures:
     """What a save of all that a resume needs takes, until it is on the disk."""
+    from mica.training.config import EngineConfig
+    from mica.training.state import write_state
+
     times = []
     for step in range(SAVES):
         started = time.perf_counter()

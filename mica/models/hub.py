@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -80,7 +81,18 @@ def write_weights(folder: Path, model: nn.Module) -> None:
     """Write model.safetensors, whole or not at all, over an earlier one."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS, overwrite=True) as temporary:
-        save_file(weights, temporary)
+        save_tensors(weights, temporary)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; raises OSError where the system does not let it, which safetensors hides in its own."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        if found := re.search(r"os error (\d+)", str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

@@ -53,7 +53,7 @@ class BrokenSteps:
         if left < 0:
             hint = (
                 "lower --optimizer.lr, or try --precision float32; and look for huge coordinates in the store; "
-                "--engine.skip_broken 10 leaves up to ten such steps out"
+                "--resume --engine.skip_broken 10 goes on from the last save and leaves up to ten such steps out"
             )
             raise InputError(problem, hint=hint)
         tqdm.write(f"mica: left out: {problem}; {left} more may be", file=sys.stderr)

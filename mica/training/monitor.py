@@ -31,7 +31,7 @@ class StepValues:
 
 
 class Monitor:
-    """Takes the values of each step where they are and gives them as numbers, in order, once they have arrived.
+    """Takes the values of each step where they are and gives them as numbers, in order, `delay` steps later.
 
     >>> monitor = Monitor(torch.device("cpu"))
     >>> list(monitor.push(0, {"loss": torch.tensor(2.0)}))
@@ -40,7 +40,7 @@ class Monitor:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._delay = DELAY if device.type == "cuda" else 0
+        self.delay = DELAY if device.type == "cuda" else 0
         self._under_way: deque[tuple[int, tuple[str, ...], Tensor, Any]] = deque()
 
     def push(self, step: int, values: dict[str, Tensor]) -> Iterator[StepValues]:
@@ -52,7 +52,7 @@ class Monitor:
             event = torch.cuda.Event()
             event.record()
         self._under_way.append((step, tuple(values), stacked, event))
-        while len(self._under_way) > self._delay:
+        while len(self._under_way) > self.delay:
             yield self._oldest()
 
     def drain(self) -> Iterator[StepValues]:

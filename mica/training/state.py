@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mica.errors import InputError
 from mica.files import sync
+from mica.models.hub import save_tensors
 
 FOLDER = "state"
 TENSORS, TREE, SUMS = "tensors.safetensors", "tree.json", "SHA256SUMS"
@@ -44,7 +45,7 @@ def write_state(run: Path, step: int, state: dict[str, Any]) -> Path:
     try:
         tensors: dict[str, Tensor] = {}
         (temporary / TREE).write_text(json.dumps(_unload(state, tensors, "")))
-        save_file(tensors, temporary / TENSORS)
+        save_tensors(tensors, temporary / TENSORS)
         (temporary / SUMS).write_text(_sums(temporary))
         for path in (*temporary.iterdir(), temporary):
             sync(path)

@@ -64,7 +64,6 @@ class Trainer:
         step: steps taken.
         stop: whether this process was asked to stop; what it says reaches all of them with the next step.
         history: the terms of each step of the epoch that is under way.
-        stop_agreed: all processes know that one of them was asked to stop.
 
     Raises InputError where a setting is out of range or the store does not fit the configuration.
     """
@@ -123,7 +122,8 @@ class Trainer:
         self.waiting: Callable[[Callable[[], str]], AbstractContextManager] = nullcontext
         self.broken = BrokenSteps(self.parts.pretrain, self.order, config.engine.skip_broken)
         self._flags = torch.tensor([0.0, 1.0], device=self.device)
-        self.step, self.stop_agreed = 0, False
+        self.step = 0
+        self._asked_to_stop: int | None = None
         self.history: list[dict[str, float]] = []
         self.seconds, self.waited = 0.0, 0.0
         self.knn_shown = "-"
@@ -131,6 +131,16 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         return len(self.order)
+
+    @property
+    def stop_agreed(self) -> bool:
+        """Whether one of the processes was asked to stop, and all of them know by this step.
+
+        The one that saves looks ahead of the others: what it learns then has to wait.
+        """
+        asked = self._asked_to_stop
+        known = asked is not None and self.step > asked + self.monitor.delay
+        return known or (asked is not None and self.step % self.steps_per_epoch == 0)
 
     @property
     def evaluated(self) -> MICA:
@@ -266,7 +276,8 @@ class Trainer:
     def take(self, arrived: Iterable[StepValues]) -> None:
         """Keep what steps gave; raises InputError where too many were not finite."""
         for found in arrived:
-            self.stop_agreed |= found.values.pop("stop") > 0
+            if found.values.pop("stop") > 0 and self._asked_to_stop is None:
+                self._asked_to_stop = found.step
             if not self.broken.counts(found):
                 self.history.append(found.values)
 
@@ -275,9 +286,10 @@ class Trainer:
         self.take(self.monitor.drain())
         self.seconds += time.perf_counter() - started
         steps = self.history
-        means = {
-            name: math.fsum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())
-        }
+        if not steps:
+            problem = f"epoch {epoch}: no step had a finite loss and gradient"
+            raise InputError(problem, hint="lower --optimizer.lr, or try --precision float32")
+        means = {name: math.fsum(step[name] for step in steps) / len(steps) for name in steps[0]}
         rate = self.steps_per_epoch * self.config.optimizer.batch_size / self.seconds
         record: dict[str, float | int | None] = {"epoch": epoch, "step": self.step, **means}
         record |= {"lr": self.optimizer.param_groups[0]["lr"], "clips_per_second": rate}
@@ -285,8 +297,7 @@ class Trainer:
         record["knn_validation"] = self.knn_accuracy() if self._knn_is_due(epoch) else None
         if record["knn_validation"] is not None:
             self.knn_shown = f"{record['knn_validation']:.1f} %"
-        loss = f"{means['loss']:.3f}" if means else "-"
-        bar.set_postfix({"loss": loss, "clips/s": f"{rate:.0f}", "kNN": self.knn_shown})
+        bar.set_postfix({"loss": f"{means['loss']:.3f}", "clips/s": f"{rate:.0f}", "kNN": self.knn_shown})
         self.history, self.seconds, self.waited = [], 0.0, 0.0
         return record
 

@@ -45,7 +45,7 @@ def test_table(tmp_path: Path) -> None:
 def test_the_engine_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "SAVES", 1)
     found = engine.measure(batch=4, clips=60, steps=1)
-    assert found["seconds"].keys() == found["phases"].keys() == engine.CASES.keys()
+    assert found["seconds"].keys() == found["phases"].keys() == engine.cases().keys()
     assert found["phases"]["in four parts"]["first parts"] > 0
     assert found["phases"]["with momentum encoder and queue"]["momentum"] > 0
     assert found["saving"]["megabytes"] > 10

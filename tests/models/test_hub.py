@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -372,3 +374,23 @@ def test_runs_of_the_first_release_are_read(model: MICA, tmp_path: Path) -> None
     loaded = MICA.from_pretrained(tmp_path)
     assert loaded.card == CARD
     assert same(loaded, model)
+
+
+LIMITED = """
+import errno, resource, sys, torch
+from pathlib import Path
+from mica.models.hub import save_tensors
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_tensors({"x": torch.ones(1000)}, Path(sys.argv[1]))
+except OSError as error:
+    print(error.errno == errno.EFBIG, error.filename == sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit on files' sizes is set as Unix does")
+def test_what_the_system_refuses_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """A limit on files' sizes stands for a full disk."""
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "x.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "True True\n", done.stderr

@@ -119,6 +119,15 @@ def test_up_to_n_steps_are_left_out_and_written_down(
         pretrain(replace(config, engine=EngineConfig(skip_broken=1)), tiny_store, tmp_path / "other")
 
 
+def test_an_epoch_without_a_good_step_stops_the_run(
+    tiny_store: Store, tiny_config: MakeConfig, spoil: Callable[..., None]
+) -> None:
+    spoil(0, 1, 2)
+    trainer = Trainer(tiny_config(engine=EngineConfig(skip_broken=9)), tiny_store)
+    with pytest.raises(InputError, match="epoch 0: no step had a finite loss and gradient"):
+        trainer.run_epoch(0, tqdm(disable=True))
+
+
 def test_the_clips_of_the_step_are_named_and_those_at_fault(
     tiny_store: Store, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +258,7 @@ def test_no_step_waits_for_the_gpu(tiny_store: Store, tiny_config: MakeConfig) -
 
 def test_a_monitor_gives_every_step_once_and_in_order() -> None:
     monitor = Monitor(torch.device("cpu"))
-    monitor._delay = 3
+    monitor.delay = 3
     given = [
         [found.step for found in monitor.push(step, {"loss": torch.tensor(float(step))})] for step in range(5)
     ]
@@ -257,6 +266,22 @@ def test_a_monitor_gives_every_step_once_and_in_order() -> None:
     assert [(found.step, found.values) for found in monitor.drain()] == [
         (s, {"loss": float(s)}) for s in (2, 3, 4)
     ]
+
+
+def test_who_looks_ahead_leaves_with_the_others(tiny_store: Store, tiny_config: MakeConfig) -> None:
+    """A process that saves knows of a request to stop before the others do, which read values late."""
+    saving, other = (Trainer(tiny_config(batch_size=6), tiny_store) for _ in range(2))
+    left = []
+    for trainer in (saving, other):
+        trainer.monitor.delay = 3
+        batch = next(trainer.batches())
+        for step in range(7):
+            trainer.stop = lambda step=step: step == 1
+            trainer.take(trainer.monitor.push(step, trainer.train_step(batch["x"], batch["label"])))
+            if trainer is saving and step in (2, 3):
+                trainer.state_dict()
+            left.append((step, trainer.stop_agreed))
+    assert left[:7] == left[7:] == [(step, step >= 4) for step in range(7)]
 
 
 def test_a_loader_that_is_stuck_is_reported_while_it_is() -> None:

@@ -169,7 +169,7 @@ def test_sums_are_as_sha256sum_checks_them(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_last_good_state(
     config: PretrainConfig, tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_file, calls = state.save_file, iter(range(100))
+    write_file, calls = state.save_tensors, iter(range(100))
 
     def full(tensors: dict[str, Tensor], file: Path) -> None:
         if next(calls) == 2:
@@ -177,7 +177,7 @@ def test_a_full_disk_keeps_the_last_good_state(
             raise OSError(errno.ENOSPC, "No space left on device", str(file))
         write_file(tensors, file)
 
-    monkeypatch.setattr(state, "save_file", full)
+    monkeypatch.setattr(state, "save_tensors", full)
     saving = replace(config, engine=EngineConfig(save_minutes=0))
     with pytest.raises(InputError, match=r"no space left, at step 3\n  hint: make room, .*--resume"):
         pretrain(saving, tiny_store, tmp_path / "run")
