@@ -148,8 +148,8 @@ def cross_correlation_loss(
 ) -> Float[Tensor, ""]:
     """Draw the D x D cross-correlation of two views' features to the identity.
 
-    Barlow Twins (Zbontar et al., ICML 2021, eq. 1), divided by D so that widths compare. Computed in float32, over the
-    clips of all processes. Raises ValueError for fewer than two clips on one, which need have no correlation.
+    Barlow Twins (Zbontar et al., ICML 2021, eq. 1), divided by D so that widths compare. Computed in float32 or better,
+    over the clips of all processes. Raises ValueError for fewer than two clips on one, which need have no correlation.
 
     >>> view = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     >>> round(cross_correlation_loss(view, view).item(), 4)
@@ -157,7 +157,8 @@ def cross_correlation_loss(
     """
     if len(view1) < 2:
         raise ValueError("the cross-correlation of features needs at least two clips")
-    one, two = (_standardise(view.float()) for view in (view1, view2))
+    dtype = torch.promote_types(view1.dtype, torch.float32)
+    one, two = (_standardise(view.to(dtype)) for view in (view1, view2))
     correlation = distributed.mean(one.T @ two / len(one))
     on_diagonal = correlation.diagonal()
     pull = (on_diagonal - 1).square().sum()

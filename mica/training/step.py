@@ -69,10 +69,11 @@ class Pretraining(nn.Module):
 
 
 def encode(model: MICA, views: Float[Tensor, "2 N C T V M"], precision: torch.dtype) -> Features:
-    """Features in float32 of views that go through the encoder as one batch."""
+    """Features, in float32 or better, of views that go through the encoder as one batch."""
     with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
         features = model.features(views.flatten(0, 1))
-    return features.float().unflatten(0, (len(views), -1))
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    return features.unflatten(0, (len(views), -1))
 
 
 class CachedGradients:
