@@ -28,7 +28,7 @@ COMMANDS = {
 PRETRAIN = (
     "Pretrain on the training part of a store. Start from a recipe and override what you like: "
     "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none. "
-    "On several GPUs: accelerate launch -m mica pretrain ..., or torchrun -m mica pretrain .... "
+    "On several GPUs: accelerate launch -m mica pretrain ..., or torchrun --nproc-per-node 8 -m mica pretrain .... "
     "After a kill, a crash or Ctrl-C: the same command with --resume (docs/scaling.md)."
 )
 

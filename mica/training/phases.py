@@ -96,6 +96,6 @@ class StepProfile:
         ]
         rows = [*totals.items(), ("between", max(0.0, passed - sum(totals.values())))]
         lines += [f"{name:<16}{1e3 * s / MEASURED:>10.2f}{s / passed:>9.1%}" for name, s in rows]
-        by = "self_cuda_time_total" if self.phases.device.type == "cuda" else "self_cpu_time_total"
+        by = "self_device_time_total" if self.phases.device.type == "cuda" else "self_cpu_time_total"
         operators = self._profiler.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=48)
         return "\n".join([*lines, "", "Operators:", operators, ""])

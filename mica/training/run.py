@@ -5,6 +5,8 @@ RUN/metrics.jsonl    one JSON object an epoch
 RUN/starts.jsonl     one JSON object a start: the step, the machine, the versions, the number format
 RUN/broken.jsonl     one JSON object a step that was not finite, with its clips; most runs have none
 RUN/state/           what a resume needs, until the run is finished
+RUN/profile.txt      where the time goes, and RUN/trace.json, of `mica pretrain --profile`
+RUN/tracking/        what Accelerate's trackers write
 RUN/checkpoint/      model.safetensors and model.json
 RUN/evaluation/      one JSON file a protocol, written by `mica evaluate`
 RUN/report.html      written by `mica report`

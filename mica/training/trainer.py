@@ -113,8 +113,9 @@ class Trainer:
             # Torch 2.13 has another word for broadcast_buffers, which Torch 2.11 does not know.
             warnings.simplefilter("ignore", FutureWarning)
             self.wrapped = self.accelerator.prepare_model(self.trained)
-        # Of weights of 1 x 1 convolutions, whose strides there say nothing.
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        if self.accelerator.num_processes > 1:
+            # Said of 1 x 1 convolutions, of whose strides two mean nothing.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         self.guard = StepGuard(self.optimizer, [self.trained] if config.engine.skip_broken else [])
         self.monitor = Monitor(self.device)
         self.loader = SkeletonLoader(self.parts.pretrain, self.order, self.device, self._workers())
@@ -227,10 +228,10 @@ class Trainer:
         parts = views.split(self.micro_batch, dim=1)
         around = Around(labels, draws, self._keys(parts))
         self.optimizer.zero_grad(set_to_none=True)
-        with self.phases("first parts"):
-            earlier = (
-                CachedGradients(self.trained, self._seeds).backward(parts, around) if len(parts) > 1 else []
-            )
+        earlier: list[Tensor] = []
+        if len(parts) > 1:
+            with self.phases("first parts"):
+                earlier = CachedGradients(self.trained, self._seeds).backward(parts, around)
         fix_dropout(*self._seeds, len(parts) - 1)
         terms = self.wrapped(parts[-1], earlier, around)
         with self.phases("backward"):
