@@ -69,7 +69,7 @@ def soak(folder: Path, kills: int, longest: float, moments: random.Random) -> di
         return lambda: pretrain(config, store, folder / name, resume=resume)
 
     _finish(_born(live("spared", save_minutes=60.0, resume=False)))
-    found = {"kills": 0, "lives": 0, "in_a_save": 0, "went_back": 0}
+    found = {"kills": 0, "lives": 0, "in_a_save": 0, "went_on": 0, "went_back": 0}
     while not (folder / "killed" / WEIGHTS).is_file():
         saved = _steps(folder / "killed")
         child = _born(live("killed", save_minutes=0.0, resume=True))
@@ -77,7 +77,9 @@ def soak(folder: Path, kills: int, longest: float, moments: random.Random) -> di
         if found["kills"] < kills:
             time.sleep(moments.uniform(0, longest))
             found["kills"] += _killed(child)
-            found["went_back"] += _steps(folder / "killed") < saved
+            reached = _steps(folder / "killed")
+            found["went_on"] += reached > saved
+            found["went_back"] += reached < saved
             found["in_a_save"] += any((folder / "killed" / FOLDER).glob(".step-*.part"))
         else:
             _finish(child)
@@ -94,7 +96,9 @@ def _config(kills: int, save_minutes: float) -> PretrainConfig:
         heads=HeadConfig(segments=1, hidden=16, projection=8),
         objectives=ObjectiveConfig(instance=1.0),
         augment=AugmentConfig(shear=0.3, noise=0.5),
-        optimizer=OptimizerConfig(epochs=max(4, kills), batch_size=16, micro_batch=8, warmup_epochs=1),
+        optimizer=OptimizerConfig(
+            epochs=max(4, 2 * kills // 3), batch_size=16, micro_batch=8, warmup_epochs=1
+        ),
         momentum=MomentumConfig(decay=0.9, queue=40),
         engine=EngineConfig(save_minutes=save_minutes),
         text="none",

@@ -245,5 +245,6 @@ def test_kill_9_at_thirty_random_moments(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["kills"] == 30
+    assert found["went_on"] > 5, "lives that are killed before their first step show nothing"
     assert found["same_weights"]
     assert found["same_metrics"]
