@@ -96,6 +96,8 @@ class Session:
         """Take the steps that are left, and leave the model."""
         trainer = self.trainer
         with _failures_explained(trainer), ExitStack() as stack:
+            if self.run is not None:
+                stack.enter_context(self.run.held())
             self._begin()
             watchdog = stack.enter_context(Watchdog(trainer.config.engine.stuck_seconds, _report))
             trainer.waiting, trainer.stop = watchdog.waiting, lambda: self.stop.number is not None

@@ -4,7 +4,7 @@ RUN/config.yaml      the whole configuration, to run it again
 RUN/metrics.jsonl    one JSON object an epoch
 RUN/starts.jsonl     one JSON object a start: the step, the machine, the versions, the number format
 RUN/broken.jsonl     one JSON object a step that was not finite, with its clips; most runs have none
-RUN/state/           what a resume needs, until the run is finished
+RUN/state/           what a resume needs, until the run is finished, and the lock of the process that trains
 RUN/profile.txt      where the time goes, and RUN/trace.json, of `mica pretrain --profile`
 RUN/tracking/        what Accelerate's trackers write
 RUN/checkpoint/      model.safetensors and model.json
@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,17 @@ import yaml
 
 from mica.errors import InputError
 from mica.evaluation.runs import CHECKPOINT
-from mica.files import atomic_path, refuse_existing
+from mica.files import atomic_path, refuse_existing, sync
+from mica.lock import held
 from mica.models.hub import WEIGHTS
 from mica.training.config import PretrainConfig
 from mica.training.state import FOLDER, newest_state, states, write_state
 
 CONFIG, METRICS, STARTS, BROKEN = "config.yaml", "metrics.jsonl", "starts.jsonl", "broken.jsonl"
+LOGS = (METRICS, STARTS, BROKEN)
+LOCK = "lock"
+PATIENCE = 30.0
+"""Seconds for which the lock is waited for: processes that read clips for one that was killed keep it some seconds."""
 
 
 class RunDirectory:
@@ -80,13 +85,22 @@ class RunDirectory:
         """Whether there is a run that has come to its end."""
         return self.resuming and (self.checkpoint / WEIGHTS).is_file() and not states(self.folder)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing here; raises InputError where one does."""
+        folder = self.folder / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        hint = f"wait for it, or stop it; if it is gone for sure, remove {folder / LOCK}"
+        refusal = InputError("another process is training this run", file=self.folder, hint=hint)
+        with held(folder / LOCK, refusal, PATIENCE):
+            yield
+
     def begin(self) -> dict[str, Any] | None:
         """Make the directory, or find it as the last save left it: then return that state."""
         state = newest_state(self.folder) if self.resuming else None
         if state is None:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
             (self.folder / METRICS).touch()
         else:
             self._cut_back(state["step"])
@@ -100,7 +114,9 @@ class RunDirectory:
             stream.write(json.dumps(record) + "\n")
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Keep what a resume needs."""
+        """Keep what a resume needs; what was logged before it is on the disk before it is."""
+        for file in self._logs():
+            sync(file)
         write_state(self.folder, step, state)
 
     def finish(self) -> None:
@@ -128,11 +144,22 @@ class RunDirectory:
 
     def _cut_back(self, step: int) -> None:
         """Drop what was logged after the state that the run goes on from: it is going to be logged again."""
-        for name in (METRICS, STARTS, BROKEN):
-            if (file := self.folder / name).is_file():
-                with atomic_path(file, overwrite=True) as temporary:
-                    kept = (line for entry, line in _whole_lines(file) if entry["step"] <= step)
-                    temporary.write_text("".join(kept), encoding="utf-8")
+        for file in self._logs():
+            with atomic_path(file, overwrite=True) as temporary:
+                kept = (line for entry, line in _whole_lines(file) if entry["step"] <= step)
+                temporary.write_text("".join(kept), encoding="utf-8")
+
+    def _logs(self) -> list[Path]:
+        return [file for name in LOGS if (file := self.folder / name).is_file()]
+
+    def _clear(self) -> None:
+        """Remove what is there, but for the lock, which this process holds."""
+        for path in (*self.folder.iterdir(), *(self.folder / FOLDER).glob("*")):
+            if path.is_symlink() or not path.is_dir():
+                if path.name != LOCK:
+                    path.unlink()
+            elif path.name != FOLDER:
+                shutil.rmtree(path)
 
 
 def _whole_lines(file: Path) -> Iterator[tuple[dict[str, Any], str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 import yaml
 
+from mica.data.store import Store
 from mica.errors import InputError
+from mica.training import run as run_module
 from mica.training.config import EngineConfig, OptimizerConfig, PretrainConfig
+from mica.training.loop import pretrain
 from mica.training.run import RunDirectory
 from mica.training.state import states
 
@@ -99,6 +103,54 @@ def test_a_run_under_way_is_refused_with_the_way_to_go_on(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="to be overwritten and to be resumed"):
         RunDirectory(tmp_path / "run", CONFIG, overwrite=True, resume=True)
     assert len(states(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_two_processes_never_train_one_run(
+    tiny_store: Store,
+    tiny_config: Callable[..., PretrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    monkeypatch.setattr(run_module, "PATIENCE", 0.1)
+    config, folder = tiny_config(), tmp_path / "run"
+    first = begun(folder, config)
+    first.save(1, {"step": 1})
+    with first.held():
+        with pytest.raises(
+            InputError, match=r"run: another process is training this run\n  hint: wait for it"
+        ):
+            pretrain(config, tiny_store, folder, **{how: True})
+        assert len(states(folder)) == 1, "nothing is removed before the lock is held"
+    pretrain(config, tiny_store, folder, overwrite=True)
+    assert not (folder / "state").exists()
+
+
+def test_all_but_the_lock_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begun(folder).save(1, {"step": 1})
+    (tmp_path / "kept.txt").write_text("not ours")
+    (folder / "link").symlink_to(tmp_path / "kept.txt")
+    (folder / "linked").symlink_to(tmp_path)
+    (folder / "evaluation" / "deep").mkdir(parents=True)
+    run = RunDirectory(folder, CONFIG, overwrite=True)
+    with run.held():
+        run.begin()
+        left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        assert left == {"config.yaml", "metrics.jsonl", "state", "state/lock"}
+    assert (tmp_path / "kept.txt").exists()
+
+
+def test_what_was_logged_is_on_the_disk_before_the_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, order = begun(tmp_path / "run"), []
+    monkeypatch.setattr(run_module, "sync", lambda file: order.append(file.name))
+    monkeypatch.setattr(run_module, "write_state", lambda *_: order.append("state"))
+    run.log({"step": 0}, run_module.STARTS)
+    run.save(1, {"step": 1})
+    assert order == ["metrics.jsonl", "starts.jsonl", "state"]
 
 
 def test_a_resume_with_other_settings_names_them(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mica.data.clip import StoreInfo
@@ -27,6 +26,7 @@ from mica.data.recordings import Source
 from mica.data.writing import WriteSummary, store_writer
 from mica.errors import InputError
 from mica.files import refuse_existing
+from mica.lock import held
 
 
 def prepare_found(
@@ -95,13 +95,8 @@ def _work_folder(out: Path) -> Iterator[Path]:
     """Give OUT.work/, held by this process alone."""
     work = out.with_name(f"{out.name}.work")
     work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        hint = "wait for it, or stop it and run the command again: it goes on where that one was"
-        raise InputError("another process is preparing this file", file=out, hint=hint) from error
-    with lock:
+    hint = "wait for it, or stop it and run the command again: it goes on where that one was"
+    with held(work / "lock", InputError("another process is preparing this file", file=out, hint=hint)):
         for torn in work.glob(".*.part"):  # of a run that was killed while it wrote
             torn.unlink()
         yield work
