@@ -25,6 +25,7 @@ from mica.models.stgcn import STGCN, EncoderConfig
 from mica.objectives import ObjectiveConfig, Objectives
 from mica.training.phases import Phases
 from mica.training.step import Pretraining
+from mica.transforms import augment
 from mica_kernels.backend import Choice
 
 
@@ -47,8 +48,18 @@ def as_on_a_gpu(kernels: bool = True) -> Iterator[None]:
 @contextmanager
 def traced() -> Iterator[None]:
     """Tensors made inside have no memory, and nothing is computed."""
-    with as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
-        yield
+    _forget_constants()
+    try:
+        with as_on_a_gpu(), FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        _forget_constants()
+
+
+def _forget_constants() -> None:
+    """What views keep between calls: neither is memory inside for nothing, nor a tensor without memory left outside."""
+    for kept in (augment._exchange, augment._tap_positions):
+        kept.cache_clear()
 
 
 class Live(TorchDispatchMode):

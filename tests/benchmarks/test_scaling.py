@@ -94,6 +94,13 @@ def test_live_bytes() -> None:
     assert live.now == 0
 
 
+def test_nothing_without_memory_is_left_behind() -> None:
+    with traced():
+        augment(views_of(2)[0], VIEWS["strong"], LAYOUT, Draws(0, 0, range(2)))
+    views = augment(torch.randn(views_of(2)[0].shape), VIEWS["strong"], LAYOUT, Draws(0, 0, range(2)))
+    assert views.isfinite().all()
+
+
 def test_the_encoder_saves_what_is_computed() -> None:
     """By a real pass in bfloat16 over few clips; the kernel saves its input, and so does the operator without it."""
     counted = memory_of("stgcn", Plan().batch).saved
