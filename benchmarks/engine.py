@@ -1,7 +1,8 @@
 """What the parts of a pretraining step cost at the size of NTU RGB+D, and what the engine around it costs.
 
-    python -m benchmarks.engine          on this machine, a few minutes
-    python -m benchmarks.engine --keep   into the results: docs/scaling.md has the table
+    python -m benchmarks.engine            on this machine, a few minutes
+    python -m benchmarks.engine --keep     into the results: docs/scaling.md has the table
+    python -m benchmarks.engine --out DIR  into a file there
 
 The trainer of `mica pretrain` takes its own steps on made-up clips of NTU's size, and times its own phases.
 """
@@ -14,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import figures
+from benchmarks import figures, memory
 from benchmarks.figures import Figures
 from benchmarks.results import RESULTS, stamp
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:  # the tables are made where only PyTorch is
 
 FILE, COMMAND = "engine.json", "python -m benchmarks.engine --keep"
 BATCH, CLIPS, STEPS, SAVES = 128, 2000, 3, 5
+PART, PARTS = 32, 16
+"""Of the steps whose memory is compared: clips that go through the encoder at a time, and how often as many."""
 
 
 def cases(batch: int = BATCH) -> dict[str, PretrainConfig]:
@@ -53,7 +57,9 @@ def cases(batch: int = BATCH) -> dict[str, PretrainConfig]:
     }
 
 
-def measure(batch: int = BATCH, clips: int = CLIPS, steps: int = STEPS) -> Figures:
+def measure(
+    batch: int = BATCH, clips: int = CLIPS, steps: int = STEPS, part: int = PART, parts: int = PARTS
+) -> Figures:
     """All figures, and where and with what they were made."""
     from mica.training.allocator import freed_memory_kept
     from mica.training.trainer import Trainer
@@ -65,6 +71,8 @@ def measure(batch: int = BATCH, clips: int = CLIPS, steps: int = STEPS) -> Figur
         with freed_memory_kept(device):
             seconds = _in_turn(trainers, steps)
         saving = _saving(trainers["with momentum encoder and queue"], Path(folder))
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        held = {count: pool.apply(most_held, (count * part, part)) for count in (1, parts)}
     return {
         **stamp(device),
         "precision": str(trainers["as by default"].precision).removeprefix("torch."),
@@ -73,7 +81,21 @@ def measure(batch: int = BATCH, clips: int = CLIPS, steps: int = STEPS) -> Figur
         "phases": {name: trainer.phases.seconds() for name, trainer in trainers.items()},
         "steps": steps,
         "saving": saving,
+        "memory": {"part": part, "parts": parts, "alone": held[1], "of_all": held[parts]},
     }
+
+
+def most_held(batch: int, micro_batch: int) -> int:
+    """Bytes that a step holds at most beyond model and clips; for a process of its own, whose memory is fresh."""
+    from mica.training.trainer import Trainer
+
+    plain = cases(batch)["as by default"]
+    config = replace(plain, optimizer=replace(plain.optimizer, micro_batch=micro_batch))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, _store(Path(folder), 3 * batch))
+        clips = next(trainer.batches())
+        take = memory.allocated if trainer.device.type == "cuda" else memory.peak
+        return take(lambda: trainer.train_step(clips["x"], clips["label"]) and None)
 
 
 def _store(folder: Path, count: int) -> Store:
@@ -144,6 +166,11 @@ def _lines(found: Figures) -> Iterator[tuple[str, str]]:
     for name, seconds in found["seconds"].items():
         if name != "as by default":
             yield f"a step {name}", f"{statistics.median(seconds) / plain:.2f} times that"
+    if held := found.get("memory"):  # not measured on every device yet
+        alone, of_all = held["alone"], held["of_all"]
+        yield f"the most that a step of {held['part']} clips holds", f"{alone / 1e9:.2f} GB"
+        words = f"one of {held['parts'] * held['part']} clips, {held['part']} at a time"
+        yield words, f"{of_all / 1e9:.2f} GB, {of_all / alone:.2f} times that"
     saving = found["saving"]
     median = statistics.median(saving["seconds"])
     share = median / (60 * saving["interval_minutes"])
@@ -154,17 +181,22 @@ def _lines(found: Figures) -> Iterator[tuple[str, str]]:
     )
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--keep", action="store_true", help=f"write results/<device>/{FILE}")
+    made.add_argument("--out", type=Path, help=f"a directory for {FILE}")
+    made.add_argument("--batch", type=int, default=BATCH, help="clips a step")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--keep", action="store_true", help=f"write results/<device>/{FILE}")
-    parser.add_argument("--batch", type=int, default=BATCH, help="clips a step")
-    parsed = parser.parse_args()
+    parsed = parser().parse_args()
     found = measure(parsed.batch)
     print(figures.table(found, COMMAND, _lines))
     if parsed.keep:
         figures.keep(FILE, found)
+    if parsed.out:
+        figures.write(parsed.out / FILE, found)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.results import RESULTS, device_name, slug
+from benchmarks.results import RESULTS, slug
 
 Figures = dict[str, Any]
 Lines = Callable[[Figures], Iterable[tuple[str, str]]]
 
 
 def keep(name: str, found: Figures) -> None:
-    """Write results/<device>/`name`, over earlier figures."""
-    file = RESULTS / slug(device_name(torch.device("cpu"))) / name
+    """Write results/<device>/`name`, over earlier figures of that device."""
+    write(RESULTS / slug(found["device"]) / name, found)
+
+
+def write(file: Path, found: Figures) -> None:
+    """Write figures to a file, in a folder that may not be there yet."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
 

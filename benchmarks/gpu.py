@@ -1,8 +1,11 @@
 """Little time on a GPU spent well: what is most worth knowing comes first, and whatever is done is written at once.
 
-In order: the kernels are compiled on all cores; the tests that need a GPU; the headline sizes; the training step; all
-other sizes; and, with what time is left, the headline sizes again while launch configurations are tuned. Each is a
-process of its own, which is ended when its time is up. Needs torch, triton, numpy and pytest, and no installation.
+In order: the kernels are compiled on all cores; the tests that need a GPU; the headline sizes; the training step, and
+the trainer around it; all other sizes; and, with what time is left, the headline sizes again while launch
+configurations are tuned. Each is a process of its own, which is ended when its time is up. Needs torch, triton, numpy
+and pytest, and no installation; the trainer needs the package's dependencies.
+
+With `--data`, a store of NW-UCLA, the last step is whether bfloat16 and the kernels cost accuracy.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from benchmarks.run import STEP
 
 SUMMARY = "summary.txt"
 TESTS = HERE.parent / "tests" / "mica_kernels"
+TRAINER_TESTS = HERE.parent / "tests" / "training" / "test_guards.py"
 LONGEST = 99
 """Lines of a summary."""
 
@@ -67,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for rows, outputs and the summary"
     )
+    parser.add_argument("--data", type=Path, metavar="FILE", help="a store of NW-UCLA, for accuracy")
 
 
 def seconds(text: str) -> float:
@@ -85,13 +90,13 @@ def main(parsed: argparse.Namespace) -> int:
     """Go through the steps; the exit status is 1 where a test failed or a result was wrong."""
     if not torch.cuda.is_available():
         raise ValueError("PyTorch finds no GPU; `python -m benchmarks run` measures what runs without one")
-    outcomes = spend(steps(parsed.out), parsed.budget, parsed.out)
+    outcomes = spend(steps(parsed.out, parsed.data), parsed.budget, parsed.out)
     print((parsed.out / SUMMARY).read_text())
     return 1 if any(outcome.status.startswith("failed") for outcome in outcomes) else 0
 
 
-def steps(out: Path) -> list[Step]:
-    """The most valuable first."""
+def steps(out: Path, data: Path | None = None) -> list[Step]:
+    """The most valuable first; what takes a store is left out without one."""
     quick = {
         case.name for operator in OPERATORS.values() for case in operator.cases if case.name in operator.quick
     }
@@ -106,19 +111,29 @@ def steps(out: Path) -> list[Step]:
         f"--confcutdir={TESTS}", "-o", "addopts=--import-mode=importlib --strict-markers -ra",
     )  # fmt: skip
     rows, tuned = str(out.resolve()), str(out.resolve() / "tuned")
-    return [
+    trainer_tests = ("-m", "pytest", "-m", "gpu", str(TRAINER_TESTS), "-q", "-p", "no:cacheprovider")
+    wanted = [
         Step("build", ("-m", "mica_kernels", "build", "--arch", "native"), share=0.3, needs="tqdm"),
         Step("tests", tests, share=0.5),
         Step("headlines", (*run, *OPERATORS, "--quick", "--out", rows), share=0.7),
         Step("training", (*run, STEP, "--out", rows), share=0.5, least=20),
+        Step("trainer tests", trainer_tests, share=0.3, needs="jsonargparse"),
+        Step("engine", ("-m", "benchmarks.engine", "--out", rows), share=0.4, least=20, needs="accelerate"),
         Step("all sizes", (*run, *OPERATORS, "--case", *others, "--out", rows), share=0.75, least=20),
         Step(
             "tuning",
             (*run, *OPERATORS, "--quick", "--implementation", "fused", "--out", tuned),
             least=30,
             environment={"MICA_KERNELS_TUNE": "1", "MICA_KERNELS_CACHE": tuned},
+            share=0.5 if data else 1.0,
         ),
     ]
+    if data is not None:
+        # Without text, so that no weights of a text encoder are needed.
+        options = ("--data", str(data.resolve()), "--config", "nw-ucla-self-supervised")
+        accuracy = ("-m", "benchmarks.precision", *options, "--out", str(out.resolve() / "precision"))
+        wanted.append(Step("accuracy", accuracy, least=60, needs="jsonargparse"))
+    return wanted
 
 
 def spend(wanted: Sequence[Step], budget: float, out: Path) -> list[Outcome]:

@@ -57,6 +57,16 @@ def peak(work: Callable[[], None]) -> int:
     return max(most, resident()) - before
 
 
+def allocated(work: Callable[[], None]) -> int:
+    """The most bytes of GPU memory during the work, beyond those before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def measure(loss: str, rows: int, width: int) -> dict[str, Any]:
     """Memory and seconds of one forward and backward pass with gradients to query, key and scale."""
     torch.manual_seed(0)

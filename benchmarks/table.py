@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import data, engine, evaluating
+from benchmarks import data, engine, evaluating, precision
 from benchmarks.registry import OPERATORS
 from benchmarks.results import (
     HERE,
@@ -246,5 +246,6 @@ FIGURES: dict[str, Callable[[], str]] = {
     "data": data.table,
     "engine": engine.table,
     "evaluating": evaluating.table,
+    "precision": precision.table,
 }
 """Tables of what has results of its own, and no rows."""

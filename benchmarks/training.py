@@ -207,7 +207,9 @@ class Runner:
         with self.surroundings():
             if self.step.device.type == "cuda":
                 self.step()
-                self.extra_bytes = _allocated(self.step.capture if self.step.rung.graphed else self.step)
+                self.extra_bytes = memory.allocated(
+                    self.step.capture if self.step.rung.graphed else self.step
+                )
             else:
                 self.extra_bytes = _resident(partial(self.repeat, 3 if self.step.rung.keeps_memory else 1))
 
@@ -286,16 +288,6 @@ def _resident(work: Callable[[], None]) -> int:
     for error in errors:
         raise error
     return extra
-
-
-def _allocated(work: Callable[[], None]) -> int:
-    """The most bytes of GPU memory during the work, beyond those before it."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    work()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def _row(rung: Rung, case: Case, **found: Any) -> Row:

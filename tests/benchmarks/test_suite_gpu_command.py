@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import engine, gpu, precision
 from benchmarks.__main__ import main, parser
 from benchmarks.gpu import Step
 from benchmarks.registry import OPERATORS
 from benchmarks.results import HERE, ROWS, Row, keep
 from benchmarks.run import STEP, selected
+from mica.configs import load_config
 from mica_kernels import build
 
 Make = Callable[..., Row]
@@ -46,12 +47,28 @@ def test_what_is_no_time(text: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def steps(tmp_path: Path) -> dict[str, Step]:
-    return {step.name: step for step in gpu.steps(tmp_path)}
+    return {step.name: step for step in gpu.steps(tmp_path, tmp_path / "nw-ucla.arrow")}
 
 
-def test_the_most_valuable_comes_first(steps: dict[str, Step]) -> None:
-    assert list(steps) == ["build", "tests", "headlines", "training", "all sizes", "tuning"]
+def test_the_most_valuable_comes_first(steps: dict[str, Step], tmp_path: Path) -> None:
+    first = ["build", "tests", "headlines", "training", "trainer tests", "engine", "all sizes", "tuning"]
+    assert list(steps) == [*first, "accuracy"]
     assert all(0 < step.share <= 1 for step in steps.values())
+    assert [step.name for step in gpu.steps(tmp_path)] == first
+
+
+def test_steps_of_the_trainer(steps: dict[str, Step], tmp_path: Path) -> None:
+    """They parse, and write where the rows lie; a test of it is found."""
+    for name, module in (("engine", engine), ("accuracy", precision)):
+        assert steps[name].arguments[:2] == ("-m", module.__name__)
+        parsed = module.parser().parse_args(steps[name].arguments[2:])
+        assert parsed.out.is_relative_to(tmp_path)
+        assert not parsed.keep
+    assert parsed.data == tmp_path / "nw-ucla.arrow"
+    assert load_config(parsed.config).text == "none", "no weights of a text encoder"
+    command = [sys.executable, *steps["trainer tests"].arguments, "--collect-only"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=120)
+    assert "test_no_step_waits_for_the_gpu" in done.stdout, done.stdout + done.stderr
 
 
 def test_steps_that_run_the_suite(steps: dict[str, Step], tmp_path: Path) -> None:
@@ -249,7 +266,7 @@ def test_the_exit_status_tells_of_failures(
     names = dict.fromkeys(("device", "torch", "triton", "python", "commit"), "made up")
     monkeypatch.setattr(gpu, "about", lambda device: names)
     fakes = [fake("one", program), fake("cut", "import time; time.sleep(600)", share=0.01)]
-    monkeypatch.setattr(gpu, "steps", lambda out: fakes)
+    monkeypatch.setattr(gpu, "steps", lambda out, data: fakes)
     assert main(["gpu", "--budget", "60s", "--out", str(tmp_path)]) == status
     printed = capsys.readouterr().out
     assert (tmp_path / gpu.SUMMARY).read_text() in printed

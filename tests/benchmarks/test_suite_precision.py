@@ -1,0 +1,83 @@
+"""Whether bfloat16 costs accuracy: that it can be measured, on little, and what the table says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mica.configs
+from benchmarks import precision
+from mica.data.store import Store
+from mica.training import loop
+from mica.training.config import PretrainConfig
+from mica_kernels.backend import VARIABLE
+
+
+def run(way: str, seed: int, top1: float, rate: float) -> dict[str, Any]:
+    return {"way": way, "seed": seed, "scores": {"linear: SGD": top1}, "clips_per_second": rate}
+
+
+FIGURES: dict[str, Any] = {
+    "device": "A CPU",
+    "threads": 2,
+    "torch": "2.13.0",
+    "commit": "abc",
+    "date": "2026-01-02T03:04:05+00:00",
+    "recipe": "nw-ucla",
+    "runs": [
+        run("float32", 0, 80.0, 10.0),
+        run("bfloat16", 0, 81.0, 25.0),
+        run("float32", 1, 84.0, 11.0),
+        run("bfloat16", 1, 82.5, 27.5),
+    ],
+}
+
+
+def test_table(tmp_path: Path) -> None:
+    assert precision.table(tmp_path) == "Not yet measured."
+    (tmp_path / "a-cpu").mkdir()
+    (tmp_path / "a-cpu" / precision.FILE).write_text(json.dumps(FIGURES))
+    text = precision.table(tmp_path)
+    assert "| recipe `nw-ucla`, top-1 % on the test part | 2 pretrainings each way: mean, each |" in text
+    assert "| linear: SGD | float32 82.0 (80.0, 84.0); bfloat16 81.8 (81.0, 82.5); difference -0.2 |" in text
+    assert "| clips/s | float32 10; bfloat16 26; 2.50 times |" in text
+
+
+def test_it_can_be_measured_and_gone_on_with(
+    tiny_store: Store,
+    tiny_config: Callable[..., PretrainConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[tuple[str, int, str | None]] = []
+    take = loop.pretrain
+
+    def watched(config: PretrainConfig, store: Store, out: Path, *, resume: bool) -> object:
+        trained.append((config.precision, config.seed, os.environ.get(VARIABLE)))
+        return take(config, store, out, resume=resume)
+
+    monkeypatch.setattr(loop, "pretrain", watched)
+    monkeypatch.setattr(mica.configs, "load_config", lambda name: replace(tiny_config(), precision="auto"))
+    monkeypatch.delenv(VARIABLE, raising=False)
+    found = precision.measure(Path(tiny_store.path), tmp_path, recipe="tiny", seeds=2)
+    assert trained == [
+        ("float32", 0, "reference"),
+        ("bfloat16", 0, "auto"),
+        ("float32", 1, "reference"),
+        ("bfloat16", 1, "auto"),
+    ]
+    assert VARIABLE not in os.environ
+    weights = sorted(tmp_path.glob("*/checkpoint/model.safetensors"))
+    assert len({file.read_bytes() for file in weights}) == 4
+    assert {"linear: SGD", "linear: logistic regression", "knn: k = 1"} <= found["runs"][0]["scores"].keys()
+    assert all(0 <= score <= 100 for one in found["runs"] for score in one["scores"].values())
+    before = [file.stat().st_mtime_ns for file in weights]
+    again = precision.measure(Path(tiny_store.path), tmp_path, recipe="tiny", seeds=2)
+    assert [one["scores"] for one in again["runs"]] == [one["scores"] for one in found["runs"]]
+    assert [file.stat().st_mtime_ns for file in weights] == before
