@@ -11,13 +11,11 @@ are in --out already are taken as they are, and one that was cut goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -47,7 +45,6 @@ def _run(data: Path, out: Path, recipe: str, way: str, seed: int) -> Figures:
     from mica.data.store import Store
     from mica.evaluation.evaluate import Evaluation
     from mica.training.loop import pretrain
-    from mica.training.run import METRICS
 
     config = replace(load_config(recipe), precision=way, seed=seed)
     store, run = Store.open(data), out / f"{recipe}-{way}-{seed}"
@@ -55,13 +52,8 @@ def _run(data: Path, out: Path, recipe: str, way: str, seed: int) -> Figures:
         pretrain(config, store, run, resume=True)
         evaluation = Evaluation(run, store)
         results = [evaluation.evaluate(protocol) for protocol in PROTOCOLS]
-    epochs: list[dict[str, Any]] = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
-    return {
-        "way": way,
-        "seed": seed,
-        "scores": {f"{one.protocol}: {score.name}": score.top1 for one in results for score in one.scores},
-        "clips_per_second": statistics.median(epoch["clips_per_second"] for epoch in epochs),
-    }
+    scores = {f"{one.protocol}: {score.name}": score.top1 for one in results for score in one.scores}
+    return {"way": way, "seed": seed, "scores": scores}
 
 
 def table(results: Path = RESULTS) -> str:
@@ -81,9 +73,6 @@ def _lines(found: Figures) -> Iterator[tuple[str, str]]:
         means = {way: statistics.mean(values) for way, values in of.items()}
         cells = [f"{way} {means[way]:.1f} ({', '.join(f'{v:.1f}' for v in of[way])})" for way in WAYS]
         yield score, f"{'; '.join(cells)}; difference {means['bfloat16'] - means['float32']:+.1f}"
-    rates = {way: statistics.median(run["clips_per_second"] for run in runs) for way, runs in by_way.items()}
-    times = rates["bfloat16"] / rates["float32"]
-    yield "clips/s", "; ".join(f"{way} {rate:.0f}" for way, rate in rates.items()) + f"; {times:.2f} times"
 
 
 def parser() -> argparse.ArgumentParser:
