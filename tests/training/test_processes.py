@@ -29,6 +29,7 @@ from mica.training.config import MomentumConfig, OptimizerConfig, PretrainConfig
 from mica.training.monitor import StepValues
 from mica.training.sync_norm import synchronise_norms
 from mica.training.trainer import Trainer
+from mica.transforms.draws import Draws
 from tests.conftest import FakeTextEncoder, tiny_run_config
 
 WORLD, SHARE = 4, 64
@@ -70,15 +71,37 @@ def in_float64(folder: Path) -> Iterator[None]:
         yield
 
 
-def steps_of(config: PretrainConfig, store: Store, count: int = 2) -> Found:
-    """The terms and gradients of the first steps of a run, and its whole state behind them."""
+@contextmanager
+def in_order(order: Tensor) -> Iterator[None]:
+    """Trainers draw as if the clips of a batch came in another order."""
+
+    def draws(*arguments: Any) -> Draws:
+        made = Draws(*arguments)
+        made._outer, made._inner = made._outer[order], made._inner[order]
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "Draws", draws)
+        yield
+
+
+def steps_of(config: PretrainConfig, store: Store, count: int = 2, order: Tensor | None = None) -> Found:
+    """The terms and gradients of the first steps of a run, and its whole state behind them.
+
+    order: of the clips within a batch.
+    """
     with in_float64(store.path.parent):
         trainer = Trainer(config, store)
     found: Found = {"values": [], "gradients": [], "labels": []}
     for epoch in range(count):
         trainer.order.set_epoch(epoch)
         batch = next(trainer.batches())
-        values = trainer.train_step(batch["x"].double(), batch["label"])
+        x, labels = batch["x"].double(), batch["label"]
+        if order is None:
+            values = trainer.train_step(x, labels)
+        else:
+            with in_order(order):
+                values = trainer.train_step(x[order], labels[order])
         found["values"].append({name: value.item() for name, value in values.items()})
         found["labels"].append(batch["label"])
         gradients = {name: p.grad for name, p in trainer.trained.named_parameters() if p.grad is not None}
@@ -112,6 +135,7 @@ def work(rank: int, folder: Path) -> None:
     store = Store.open(folder / "store.arrow")
     found = {
         "synchronised": steps_of(configuration(), store),
+        "in parts": steps_of(configuration(micro_batch=SHARE // 2), store, count=1),
         "apart": steps_of(configuration(sync_norm=False, micro_batch=SHARE // 2), store, count=1),
         "norms": normed(rank),
         "stopping": stopping(rank, store),
@@ -193,6 +217,16 @@ def test_losses_are_those_of_one_process(ranks: list[Found], alone: Found) -> No
 def test_gradients_are_those_of_one_process(step: int, ranks: list[Found], alone: Found) -> None:
     for rank in ranks:
         check_close(rank["synchronised"]["gradients"][step], alone["gradients"][step])
+
+
+def test_parts_on_several_processes_are_parts_on_one(ranks: list[Found], folder: Path) -> None:
+    """The first parts of all processes are one part, as batch norms see them, and so are the second."""
+    order = torch.arange(WORLD * SHARE).view(WORLD, 2, SHARE // 2).transpose(0, 1).flatten()
+    config = configuration(micro_batch=WORLD * SHARE // 2)
+    expected = steps_of(config, Store.open(folder / "store.arrow"), count=1, order=order)
+    for rank in ranks:
+        assert rank["in parts"]["values"][0] == pytest.approx(expected["values"][0], rel=1e-9)
+        check_close(rank["in parts"]["gradients"][0], expected["gradients"][0])
 
 
 def test_weights_statistics_keys_and_knn_are_those_of_one_process(ranks: list[Found], alone: Found) -> None:
