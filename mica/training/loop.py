@@ -19,13 +19,14 @@ from tqdm import tqdm
 from mica.data.store import Store
 from mica.errors import InputError, Interrupted
 from mica.models.mica import ModelCard
+from mica.training.accelerator import make_accelerator
 from mica.training.allocator import freed_memory_kept
 from mica.training.config import PretrainConfig
 from mica.training.environment import describe_start
 from mica.training.interrupt import StopRequest
 from mica.training.phases import StepProfile
 from mica.training.run import BROKEN, STARTS, RunDirectory
-from mica.training.trainer import Trainer, make_accelerator
+from mica.training.trainer import Trainer
 from mica.training.watchdog import Watchdog
 
 TRACKING = "tracking"

@@ -1,4 +1,4 @@
-"""Which clips a run reads."""
+"""Which clips a run reads, and what its model says of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mica.data.dataset import SkeletonDataset
 from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store
 from mica.errors import InputError
+from mica.models.mica import ModelCard
 from mica.training.config import PretrainConfig
 
 
@@ -58,3 +59,24 @@ def choose_parts(config: PretrainConfig, store: Store) -> Parts:
             field="optimizer.batch_size",
         )
     return parts
+
+
+def make_card(config: PretrainConfig, store: Store, parts: Parts, text_width: int | None) -> ModelCard:
+    """What a model that is trained on these parts says of itself."""
+    return ModelCard(
+        layout=store.info.layout,
+        preprocessing=config.preprocessing,
+        encoder=config.encoder,
+        heads=config.heads,
+        text=config.text,
+        text_path=config.text_path,
+        text_width=text_width,
+        dataset=store.info.dataset,
+        protocol=config.split.protocol,
+        part=config.split.part,
+        class_names=store.info.class_names,
+        seen_classes=parts.seen_classes,
+        seed=config.seed,
+        own_layout=store.info.own_layout,
+        persons=parts.pretrain.persons,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -22,17 +20,19 @@ from mica.data.dataset import Batch, SkeletonLoader
 from mica.data.sampler import GlobalBatchSampler
 from mica.data.store import Store
 from mica.errors import InputError
-from mica.models.mica import MICA, ModelCard
+from mica.models.mica import MICA
 from mica.models.precision import choose_precision
 from mica.models.text import class_embeddings, load_text_encoder
 from mica.objectives import Keys, Objectives
+from mica.training.accelerator import make_accelerator
 from mica.training.broken import BrokenSteps
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
+from mica.training.epoch import EpochLog
 from mica.training.momentum import KeyQueue, MomentumEncoder
 from mica.training.monitor import Monitor, StepGuard, StepValues
 from mica.training.optimizer import learning_rate, make_optimizer
-from mica.training.parts import choose_parts
+from mica.training.parts import choose_parts, make_card
 from mica.training.phases import Phases
 from mica.training.running_knn import knn_accuracy
 from mica.training.step import Around, CachedGradients, Pretraining, encode, fix_dropout, statistics_kept
@@ -45,25 +45,13 @@ from mica_kernels import distributed
 GPU_WORKERS = 4
 
 
-def make_accelerator(**options: Any) -> Accelerator:
-    """Accelerate's view of the processes and devices that `accelerate launch` or `torchrun` gave this run.
-
-    Number formats stay with us: only the encoder is to leave float32.
-    """
-    # Running statistics are those of the first process; they are handed out where they are needed, not every step.
-    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-    # Without being told of CPUs, Accelerate would let each process of a launch train by itself.
-    cpu = not torch.cuda.is_available()
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=handlers, **options)
-
-
 class Trainer:
     """Model, objectives, optimiser and clips of one run, on one of its processes.
 
     Attributes:
         step: steps taken.
         stop: whether this process was asked to stop; what it says reaches all of them with the next step.
-        history: the terms of each step of the epoch that is under way.
+        log: the terms and times of the epoch that is under way.
 
     Raises InputError where a setting is out of range or the store does not fit the configuration.
     """
@@ -82,23 +70,7 @@ class Trainer:
         )
         self.micro_batch = _micro_batch(config, len(self.order.positions))
         texts = self._class_texts(store)
-        self.card = ModelCard(
-            layout=store.info.layout,
-            preprocessing=config.preprocessing,
-            encoder=config.encoder,
-            heads=config.heads,
-            text=config.text,
-            text_path=config.text_path,
-            text_width=None if texts is None else texts.shape[-1],
-            dataset=store.info.dataset,
-            protocol=config.split.protocol,
-            part=config.split.part,
-            class_names=store.info.class_names,
-            seen_classes=self.parts.seen_classes,
-            seed=config.seed,
-            own_layout=store.info.own_layout,
-            persons=self.parts.pretrain.persons,
-        )
+        self.card = make_card(config, store, self.parts, None if texts is None else texts.shape[-1])
         self.model = self._build().to(self.device)
         self.momentum, self.queue = self._build_momentum()
         if config.engine.compile:
@@ -125,8 +97,7 @@ class Trainer:
         self._flags = torch.tensor([0.0, 1.0], device=self.device)
         self.step = 0
         self._asked_to_stop: int | None = None
-        self.history: list[dict[str, float]] = []
-        self.seconds, self.waited = 0.0, 0.0
+        self.log = EpochLog()
         self.knn_shown = "-"
 
     @property
@@ -191,7 +162,7 @@ class Trainer:
             self.take(self.monitor.push(self.step - 1, values))
             bar.update()
             passed, started = time.perf_counter() - started, time.perf_counter()
-            self.seconds += passed
+            self.log.seconds += passed
             after_step()
         return self._close_epoch(epoch, bar)
 
@@ -204,7 +175,7 @@ class Trainer:
                 batch = next(loading, None)
             if batch is None:
                 return
-            self.waited += time.perf_counter() - started
+            self.log.waited += time.perf_counter() - started
             yield batch
 
     def _describe_batch(self) -> str:
@@ -280,26 +251,20 @@ class Trainer:
             if found.values.pop("stop") > 0 and self._asked_to_stop is None:
                 self._asked_to_stop = found.step
             if not self.broken.counts(found):
-                self.history.append(found.values)
+                self.log.terms.append(found.values)
 
     def _close_epoch(self, epoch: int, bar: tqdm) -> dict[str, float | int | None]:
         started = time.perf_counter()
         self.take(self.monitor.drain())
-        self.seconds += time.perf_counter() - started
-        steps = self.history
-        if not steps:
-            problem = f"epoch {epoch}: no step had a finite loss and gradient"
-            raise InputError(problem, hint="lower --optimizer.lr, or try --precision float32")
-        means = {name: math.fsum(step[name] for step in steps) / len(steps) for name in steps[0]}
-        rate = self.steps_per_epoch * self.config.optimizer.batch_size / self.seconds
-        record: dict[str, float | int | None] = {"epoch": epoch, "step": self.step, **means}
-        record |= {"lr": self.optimizer.param_groups[0]["lr"], "clips_per_second": rate}
-        record |= {"seconds": self.seconds, "waited": self.waited}
-        record["knn_validation"] = self.knn_accuracy() if self._knn_is_due(epoch) else None
-        if record["knn_validation"] is not None:
-            self.knn_shown = f"{record['knn_validation']:.1f} %"
-        bar.set_postfix({"loss": f"{means['loss']:.3f}", "clips/s": f"{rate:.0f}", "kNN": self.knn_shown})
-        self.history, self.seconds, self.waited = [], 0.0, 0.0
+        self.log.seconds += time.perf_counter() - started
+        found = self.log.close(epoch, self.steps_per_epoch * self.config.optimizer.batch_size)
+        record: dict[str, float | int | None] = {"epoch": epoch, "step": self.step, **found}
+        record |= {"lr": self.optimizer.param_groups[0]["lr"], "knn_validation": None}
+        if self._knn_is_due(epoch):
+            record["knn_validation"] = accuracy = self.knn_accuracy()
+            self.knn_shown = f"{accuracy:.1f} %"
+        shown = {"loss": f"{found['loss']:.3f}", "clips/s": f"{found['clips_per_second']:.0f}"}
+        bar.set_postfix(shown | {"kNN": self.knn_shown})
         return record
 
     def _knn_is_due(self, epoch: int) -> bool:
@@ -331,9 +296,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "momentum": None if self.momentum is None else self.momentum.state_dict(),
             "queue": self.queue.state_dict(),
-            "history": self.history,
-            "seconds": self.seconds,
-            "waited": self.waited,
+            "epoch": self.log.state_dict(),
             "broken": self.broken.count,
             "clips": self.parts.fingerprint,
         }
@@ -350,8 +313,8 @@ class Trainer:
         if self.momentum is not None:
             self.momentum.load_state_dict(state["momentum"])
         self.queue.load_state_dict(state["queue"])
-        self.step, self.history, self.broken.count = state["step"], state["history"], state["broken"]
-        self.seconds, self.waited = state["seconds"], state["waited"]
+        self.log.load_state_dict(state["epoch"])
+        self.step, self.broken.count = state["step"], state["broken"]
 
 
 def _micro_batch(config: PretrainConfig, share: int) -> int:

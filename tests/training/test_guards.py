@@ -89,7 +89,7 @@ def test_a_step_that_is_left_out_changes_nothing(
             pairs = zip(tensors_of(before["optimizer"]), tensors_of(after["optimizer"]), strict=True)
             assert all(torch.equal(one, two) for (_, one), (_, two) in pairs)
     assert trainer.broken.count == 1
-    assert len(trainer.history) == 2
+    assert len(trainer.log.terms) == 2
 
 
 def test_up_to_n_steps_are_left_out_and_written_down(
