@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import ceilings, measure, run
+from benchmarks import ceilings, figures, measure, run
 from benchmarks.contrastive import Case as Losses
+from benchmarks.figures import Figures
 from benchmarks.measure import Times
 from benchmarks.operators import Operator
 from benchmarks.registry import OPERATORS
@@ -140,3 +143,30 @@ def _make_row(
             "compile_s": 1.9,
         }
     return {**row, **changes}
+
+
+STAMP = {
+    "device": "A CPU",
+    "threads": 2,
+    "torch": "2.13.0",
+    "commit": "abc",
+    "date": "2026-01-02T03:04:05+00:00",
+}
+
+
+@pytest.fixture
+def table_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, Figures], str]:
+    """What a module's table says of figures that are kept, made on a machine that is not this one."""
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+
+    def made(module: ModuleType, found: Figures) -> str:
+        assert module.table(tmp_path) == "Not yet measured."
+        figures.keep(module.FILE, {**STAMP, **found})
+        assert (tmp_path / "a-cpu" / module.FILE).exists()
+        text = module.table(tmp_path)
+        assert text.startswith(
+            "**A CPU**, 2 threads, PyTorch 2.13.0, commit abc, 2026-01-02. Made by `python"
+        )
+        return text
+
+    return made
