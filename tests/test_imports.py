@@ -26,7 +26,7 @@ FLOORS = [
     {"mica.models", "mica.objectives", "mica.transforms"},
     {"mica.prompts"},
     {"mica_kernels", "mica.skeleton"},
-    {"mica.files"},
+    {"mica.files", "mica.lock"},
     {"mica.errors"},
     {"mica"},
 ]

@@ -131,7 +131,7 @@ def test_text_none_never_loads_a_text_encoder(
 def test_metrics_have_a_line_an_epoch(tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path) -> None:
     pretrain(tiny_config(epochs=3, knn_every=2, batch_size=24), tiny_store, tmp_path / "run")
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    fields = ["epoch", "step", "intra", "loss", "gradient", "lr", "clips_per_second", "seconds", "waited"]
+    fields = ["epoch", "step", "intra", "loss", "gradient", "clips_per_second", "seconds", "waited", "lr"]
     fields.append("knn_validation")
     assert [list(record) for record in records] == [fields] * 3
     assert [record["epoch"] for record in records] == [0, 1, 2]

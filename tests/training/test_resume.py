@@ -182,6 +182,7 @@ def test_a_full_disk_keeps_the_last_good_state(
     with pytest.raises(InputError, match=r"no space left, at step 3\n  hint: make room, .*--resume"):
         pretrain(saving, tiny_store, tmp_path / "run")
     assert [path.name for path in sorted((tmp_path / "run" / "state").iterdir())] == [
+        "lock",
         "step-00000001",
         "step-00000002",
     ]
