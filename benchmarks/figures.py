@@ -32,10 +32,10 @@ def kept_table(name: str, command: str, lines: Lines, results: Path) -> str:
 
 
 def table(found: Figures, command: str, lines: Lines) -> str:
-    """Where and with what figures were made, and what `lines` say of them."""
+    """Where and with what figures were made, and what `lines` say of them; `command` may name some of the figures."""
     head = (
         f"**{found['device']}**, {found['threads']} threads, PyTorch {found['torch']}, commit {found['commit']}, "
-        f"{found['date'][:10]}. Made by `{command}`."
+        f"{found['date'][:10]}. Made by `{command.format_map(found)}`."
     )
     cells = (("what", "measured"), ("---", "---"), *lines(found))
     return "\n".join([head, "", *(f"| {' | '.join(row)} |" for row in cells)])

@@ -117,7 +117,7 @@ def steps(out: Path, data: Path | None = None) -> list[Step]:
         Step("tests", tests, share=0.5),
         Step("headlines", (*run, *OPERATORS, "--quick", "--out", rows), share=0.7),
         Step("training", (*run, STEP, "--out", rows), share=0.5, least=20),
-        Step("trainer tests", trainer_tests, share=0.3, needs="jsonargparse"),
+        Step("trainer tests", trainer_tests, share=0.3, needs="accelerate"),
         Step("engine", ("-m", "benchmarks.engine", "--out", rows), share=0.4, least=20, needs="accelerate"),
         Step("all sizes", (*run, *OPERATORS, "--case", *others, "--out", rows), share=0.75, least=20),
         Step(

@@ -1,7 +1,7 @@
 """Whether pretraining in bfloat16, with the kernels where they run, ends as accurate as in float32 without them.
 
     mica prepare nw-ucla --raw DIR --out nw-ucla.arrow
-    python -m benchmarks.precision --data nw-ucla.arrow          a quarter of an hour on two cores
+    python -m benchmarks.precision --data nw-ucla.arrow          under half an hour on two cores
     python -m benchmarks.precision --data nw-ucla.arrow --keep   into the results: docs/performance.md has the table
 
 A recipe is trained both ways from the same seeds and probed alike. Nothing is chosen by what comes out. Trainings that
@@ -25,7 +25,8 @@ from benchmarks.figures import Figures
 from benchmarks.results import RESULTS, stamp
 from mica_kernels.backend import VARIABLE
 
-FILE, COMMAND = "precision.json", "python -m benchmarks.precision --data nw-ucla.arrow --keep"
+FILE = "precision.json"
+COMMAND = "python -m benchmarks.precision --data nw-ucla.arrow --config {recipe} --keep"
 RECIPE, SEEDS = "nw-ucla", 3
 WAYS = {"float32": "reference", "bfloat16": "auto"}
 """Number format of the encoder, and implementation of the operators."""

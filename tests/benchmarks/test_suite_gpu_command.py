@@ -58,7 +58,7 @@ def test_the_most_valuable_comes_first(steps: dict[str, Step], tmp_path: Path) -
 
 
 def test_steps_of_the_trainer(steps: dict[str, Step], tmp_path: Path) -> None:
-    """They parse, and write where the rows lie; a test of it is found."""
+    """They parse, and write where the rows lie; a test of it is found, without the package that reads settings."""
     for name, module in (("engine", engine), ("accuracy", precision)):
         assert steps[name].arguments[:2] == ("-m", module.__name__)
         parsed = module.parser().parse_args(steps[name].arguments[2:])
@@ -66,8 +66,16 @@ def test_steps_of_the_trainer(steps: dict[str, Step], tmp_path: Path) -> None:
         assert not parsed.keep
     assert parsed.data == tmp_path / "nw-ucla.arrow"
     assert load_config(parsed.config).text == "none", "no weights of a text encoder"
-    command = [sys.executable, *steps["trainer tests"].arguments, "--collect-only"]
-    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=120)
+    assert steps["trainer tests"].arguments[:2] == ("-m", "pytest")
+    program = (
+        "import sys; sys.modules['jsonargparse'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, *steps["trainer tests"].arguments[2:], "--collect-only"]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        command, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert steps["trainer tests"].needs == steps["engine"].needs == "accelerate"
     assert "test_no_step_waits_for_the_gpu" in done.stdout, done.stdout + done.stderr
 
 
