@@ -21,8 +21,8 @@ from benchmarks.scaling.sending import Case
 from mica.data.splits import VALIDATION_SHARE
 from mica.data.store import Clip, Store, StoreInfo, write
 from mica.models.heads import HeadConfig
+from mica.models.momentum import KeyQueue, MomentumEncoder
 from mica.training.config import EngineConfig, OptimizerConfig
-from mica.training.momentum import KeyQueue, MomentumEncoder
 from mica.training.optimizer import make_optimizer
 from mica.training.state import KEPT
 

@@ -23,9 +23,10 @@ from mica.models.heads import HeadConfig
 from mica.models.mica import MICA
 from mica.models.stgcn import STGCN, EncoderConfig
 from mica.objectives import ObjectiveConfig, Objectives
-from mica.training.phases import Phases
+from mica.training.config import MomentumConfig
 from mica.training.step import Pretraining
 from mica.transforms import augment
+from mica.transforms.augment import AugmentConfig
 from mica_kernels.backend import Choice
 
 
@@ -110,7 +111,8 @@ def build(preset: str) -> Pretraining:
     """Encoder, heads and losses as a run of default settings has them."""
     encoder = STGCN(LAYOUT, num_frames=FRAMES, **asdict(EncoderConfig(preset)))
     model = MICA(encoder, HeadConfig(), TEXT_WIDTH)
-    return Pretraining(model, losses_of(ObjectiveConfig()), torch.bfloat16, Phases(torch.device("cpu")))
+    losses = losses_of(ObjectiveConfig())
+    return Pretraining(model, losses, torch.bfloat16, MomentumConfig(), AugmentConfig())
 
 
 def losses_of(config: ObjectiveConfig) -> Objectives:

@@ -10,7 +10,8 @@ import torch
 
 from benchmarks.scaling.counting import Live, build, saved_bytes, traced, views_of
 from benchmarks.scaling.plan import FLOAT, LAYOUT, PRESETS, Plan, gigabytes, table
-from mica.training.step import Around, Pretraining
+from mica.models.method import Around
+from mica.training.step import Pretraining
 from mica.transforms.augment import VIEWS, augment
 from mica.transforms.draws import Draws
 from mica_kernels.contrastive.configs import BLOCK

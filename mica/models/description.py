@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from mica.errors import InputError
 from mica.files import atomic_path
@@ -14,6 +14,10 @@ from mica.models.heads import HeadConfig
 from mica.models.stgcn import EncoderConfig
 from mica.skeleton import SkeletonLayout, get_layout, layout_from_dict
 from mica.transforms.sampling import Preprocessing
+
+MethodName = Literal["mica", "skeletonclr", "aimclr", "crossclr", "supervised"]
+Supervision = Literal["none", "words", "labels"]
+"""What pretraining has seen of the labels: nothing, what they say in words, or the labels themselves."""
 
 FORMAT = 1
 DESCRIPTION = "model.json"
@@ -36,6 +40,7 @@ class ModelDescription:
         seed: of the pretraining.
         own_layout: describes the layout where it is not one of ours.
         persons: for how many bodies a clip had room, absent ones included; None in a model of an earlier release.
+        method: how it was trained.
     """
 
     layout: str
@@ -53,11 +58,19 @@ class ModelDescription:
     seed: int
     own_layout: dict[str, Any] | None = None
     persons: int | None = None
+    method: MethodName = "mica"
 
     @property
     def skeleton(self) -> SkeletonLayout:
         """The layout itself; raises InputError where no layout of ours has the name."""
         return get_layout(self.layout) if self.own_layout is None else layout_from_dict(self.own_layout)
+
+    @property
+    def supervision(self) -> Supervision:
+        """What the model has seen of the labels: models that differ in this are never ranked together."""
+        if self.method == "supervised":
+            return "labels"
+        return "none" if self.text == "none" else "words"
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Self:

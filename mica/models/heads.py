@@ -85,3 +85,4 @@ class Projector(nn.Sequential):
             nn.ReLU(),
             nn.Linear(hidden, out_features),
         )
+        self.out_features = out_features

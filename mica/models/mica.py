@@ -57,9 +57,17 @@ class MICA(nn.Module, ModelHubMixin):
 
     def features(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "N features"]:
         """Pooled features, the mean over the persons: what evaluations use."""
-        persons = x.shape[-1]
-        pooled = self.pool(self.encoder(rearrange(x, "n c t v m -> (n m) c t v")))
-        return rearrange(pooled, "(n m) d -> n m d", m=persons).mean(1)
+        return self.pooled(self.feature_map(x), len(x))
+
+    def feature_map(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "NM width T_out V"]:
+        """What the encoder says of each person of each clip."""
+        return self.encoder(rearrange(x, "n c t v m -> (n m) c t v"))
+
+    def pooled(
+        self, feature_map: Float[Tensor, "NM width T_out V"], clips: int
+    ) -> Float[Tensor, "N features"]:
+        """The features that a feature map of so many clips gives."""
+        return rearrange(self.pool(feature_map), "(n m) d -> n m d", n=clips).mean(1)
 
     def embed(self, features: Float[Tensor, "N features"]) -> Float[Tensor, "N D"]:
         """s: where skeletons meet text, L2-normalised. Raises RuntimeError in a model without text."""

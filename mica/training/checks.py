@@ -9,6 +9,14 @@ from operator import attrgetter
 from mica.errors import InputError
 from mica.training.config import PretrainConfig
 
+VIEWS = ("augment", "baseline.extreme")
+"""The entries that say how a view is drawn."""
+
+
+def _of_views(*names: str) -> tuple[str, ...]:
+    return tuple(f"{view}.{name}" for view in VIEWS for name in names)
+
+
 # Words for the range, the range, and the entries that must lie in it.
 _RANGES = (
     (
@@ -23,6 +31,7 @@ _RANGES = (
             "optimizer.epochs",
             "optimizer.micro_batch",
             "optimizer.milestones",
+            "baseline.neighbours",
         ),
     ),
     # Batch norms and the correlation of features need a second clip.
@@ -35,6 +44,7 @@ _RANGES = (
             "optimizer.clip_norm",
             "objectives.teacher_temperature",
             "objectives.instance_temperature",
+            "baseline.temperature",
             "engine.stuck_seconds",
         ),
     ),
@@ -49,11 +59,7 @@ _RANGES = (
             "objectives.intra",
             "objectives.instance",
             "objectives.off_diagonal",
-            "augment.yaw",
-            "augment.rotate",
-            "augment.tilt",
-            "augment.shear",
-            "augment.corrupt_joints",
+            *_of_views("yaw", "rotate", "tilt", "shear", "corrupt_joints"),
             "engine.skip_broken",
             "momentum.queue",
             "engine.workers",
@@ -65,21 +71,17 @@ _RANGES = (
         "between 0 and 1",
         lambda value: 0 <= value <= 1,
         (
-            "augment.time_shift",
-            "augment.mirror",
-            "augment.flip",
-            "augment.noise",
-            "augment.blur",
-            "augment.axis_mask",
-            "augment.time_flip",
+            "baseline.mine_after",
+            "baseline.drop_above",
+            *_of_views("time_shift", "mirror", "flip", "noise", "blur", "axis_mask", "time_flip"),
         ),
     ),
     (
         "at least 0 and below 1",
         lambda value: 0 <= value < 1,
-        ("encoder.dropout", "augment.scale", "momentum.decay"),
+        ("encoder.dropout", "momentum.decay", *_of_views("scale")),
     ),
-    ("above 0 and at most 1", lambda value: 0 < value <= 1, ("augment.shortest_crop",)),
+    ("above 0 and at most 1", lambda value: 0 < value <= 1, _of_views("shortest_crop")),
     ("at least 0 and below 2^63", lambda value: 0 <= value < 2**63, ("seed",)),
 )
 
@@ -103,9 +105,14 @@ def check_config(config: PretrainConfig) -> None:
 
 def _contradictions(config: PretrainConfig) -> Iterator[tuple[str, str]]:
     """Entries that make no sense beside others, and why."""
-    steps, momentum = config.optimizer.schedule == "step", config.momentum
+    steps = config.optimizer.schedule == "step"
     if steps != bool(config.optimizer.milestones):
         yield "optimizer.milestones", "for the schedule 'step', which needs them, and for no other"
+    yield from _of_mica(config) if config.method == "mica" else _of_classics(config)
+
+
+def _of_mica(config: PretrainConfig) -> Iterator[tuple[str, str]]:
+    momentum = config.momentum
     if momentum.decay is None:
         needing = {
             "objectives.instance": config.objectives.instance > 0,
@@ -115,3 +122,23 @@ def _contradictions(config: PretrainConfig) -> Iterator[tuple[str, str]]:
             yield entry, "needs a momentum encoder: set momentum.decay, for example to 0.99"
     if momentum.queue > 0 and config.objectives.instance == 0:
         yield "momentum.queue", "is for the term 'instance': give objectives.instance a weight"
+
+
+def _of_classics(config: PretrainConfig) -> Iterator[tuple[str, str]]:
+    method, momentum = config.method, config.momentum
+    if config.text != "none":
+        yield "text", f"'{config.text}' is for MICA: the method {method} reads no text, set it to none"
+    if config.optimizer.micro_batch is not None:
+        yield "optimizer.micro_batch", f"is for MICA: the method {method} takes its batch as a whole"
+    if momentum.evaluated:
+        yield "momentum.evaluated", f"is for MICA: the method {method} leaves the model that gradients train"
+    if method == "supervised":
+        if momentum.decay is not None or momentum.queue > 0:
+            yield "momentum", "the supervised method has no momentum encoder: leave both entries out"
+        return
+    if momentum.decay is None:
+        yield "momentum.decay", f"the method {method} needs a momentum encoder: set it, for example to 0.99"
+    if momentum.queue < 1:
+        yield "momentum.queue", f"the method {method} needs a queue: set its size, for example to 512"
+    if method == "crossclr" and config.preprocessing.stream != "joint":
+        yield "preprocessing.stream", "crossclr makes its three streams of the joints: set it to joint"

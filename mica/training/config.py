@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mica.models.baselines import BaselineConfig
+from mica.models.description import MethodName
 from mica.models.heads import HeadConfig
 from mica.models.precision import Precision
 from mica.models.stgcn import EncoderConfig
@@ -102,12 +104,14 @@ class PretrainConfig:
     """One pretraining run.
 
     Args:
+        method: "mica", or a classic to compare it with: "skeletonclr", "aimclr", "crossclr", or "supervised".
         split: which clips are pretrained on.
         preprocessing: how a clip becomes the encoder's input.
         encoder: the skeleton encoder.
         heads: pooling and projections.
-        objectives: weights of the losses.
-        augment: how the two views of a clip are drawn.
+        objectives: weights of MICA's losses.
+        baseline: what the classics can be told.
+        augment: how the views of a clip are drawn.
         optimizer: optimiser, schedule and batch.
         momentum: the momentum encoder.
         engine: how the run goes: saving, loading, tracking.
@@ -118,6 +122,7 @@ class PretrainConfig:
         seed: of weights, order, augmentation and wordings.
     """
 
+    method: MethodName = "mica"
     split: SplitConfig = field(default_factory=SplitConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -125,6 +130,7 @@ class PretrainConfig:
     text: Literal["none", "minilm", "clip"] = "minilm"
     text_path: str | None = None
     objectives: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     momentum: MomentumConfig = field(default_factory=MomentumConfig)

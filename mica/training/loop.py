@@ -166,7 +166,7 @@ class Session:
     def _finish(self) -> None:
         self.trainer.share_statistics()
         if self.run is not None:
-            self.trainer.evaluated.save_pretrained(self.run.checkpoint)
+            self.trainer.trained.evaluated.save_pretrained(self.run.checkpoint)
             self.run.finish()
         if self._profile is not None:
             _report("no profile: the run has too few steps")

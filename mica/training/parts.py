@@ -79,4 +79,5 @@ def make_card(config: PretrainConfig, store: Store, parts: Parts, text_width: in
         seed=config.seed,
         own_layout=store.info.own_layout,
         persons=parts.pretrain.persons,
+        method=config.method,
     )

@@ -6,11 +6,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor
@@ -20,24 +20,25 @@ from mica.data.dataset import Batch, SkeletonLoader
 from mica.data.sampler import GlobalBatchSampler
 from mica.data.store import Store
 from mica.errors import InputError
+from mica.models.method import Around
 from mica.models.mica import MICA
 from mica.models.precision import choose_precision
+from mica.models.stgcn import STGCN
 from mica.models.text import class_embeddings, load_text_encoder
-from mica.objectives import Keys, Objectives
 from mica.training.accelerator import make_accelerator
 from mica.training.broken import BrokenSteps
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
 from mica.training.epoch import EpochLog
-from mica.training.momentum import KeyQueue, MomentumEncoder
+from mica.training.methods import make_method
 from mica.training.monitor import Monitor, StepGuard, StepValues
 from mica.training.optimizer import learning_rate, make_optimizer
 from mica.training.parts import choose_parts, make_card
 from mica.training.phases import Phases
 from mica.training.running_knn import knn_accuracy
-from mica.training.step import Around, CachedGradients, Pretraining, encode, fix_dropout, statistics_kept
+from mica.training.step import CachedGradients, Pretraining, fix_dropout
 from mica.training.sync_norm import synchronise_norms
-from mica.transforms.augment import augment
+from mica.transforms.augment import AugmentConfig, augment
 from mica.transforms.draws import Draws
 from mica.transforms.streams import to_stream
 from mica_kernels import distributed
@@ -71,15 +72,14 @@ class Trainer:
         self.micro_batch = _micro_batch(config, len(self.order.positions))
         texts = self._class_texts(store)
         self.card = make_card(config, store, self.parts, None if texts is None else texts.shape[-1])
-        self.model = self._build().to(self.device)
-        self.momentum, self.queue = self._build_momentum()
-        if config.engine.compile:
-            for model in (self.model, *([] if self.momentum is None else [self.momentum.model])):
-                model.encoder.compile(dynamic=False)
         self.phases = Phases(self.device)
         self.precision, self.why = choose_precision(config.precision, self.device)
-        objectives = Objectives(config.objectives, texts).to(self.device)
-        self.trained = Pretraining(self.model, objectives, self.precision, self.phases)
+        self.trained = make_method(config, self._build, texts, self.precision).to(self.device)
+        self.trained.phase = self.phases
+        if config.engine.compile:
+            for module in self.trained.modules():
+                if isinstance(module, STGCN):
+                    module.compile(dynamic=False)
         self.optimizer = make_optimizer(self.trained, config.optimizer)
         with warnings.catch_warnings():
             # Torch 2.13 has another word for broadcast_buffers, which Torch 2.11 does not know.
@@ -115,10 +115,9 @@ class Trainer:
         return known or (asked is not None and self.step % self.steps_per_epoch == 0)
 
     @property
-    def evaluated(self) -> MICA:
-        """The model that the run is for."""
-        follows = self.config.momentum.evaluated and self.momentum is not None
-        return self.momentum.model if follows and self.momentum is not None else self.model
+    def model(self) -> MICA:
+        """The model that gradients train."""
+        return self.trained.model
 
     def _class_texts(self, store: Store) -> Float[Tensor, "K W D"] | None:
         if self.config.text == "none":
@@ -127,9 +126,10 @@ class Trainer:
             encoder = load_text_encoder(self.config.text, self.config.text_path)
             return class_embeddings(encoder, store.info.dataset, store.info.class_names)
 
-    def _build(self) -> MICA:
+    def _build(self, place: int = 0) -> MICA:
+        """A model with fresh weights; other ones for each place that the method has for a model."""
         # Seeded right before, so that nothing that ran earlier has a say in the weights.
-        torch.manual_seed(self.config.seed)
+        torch.manual_seed(self.config.seed + (place << 32))
         try:
             model = self.card.build()
         except ValueError as error:
@@ -137,11 +137,6 @@ class Trainer:
         if self.accelerator.num_processes > 1 and self.config.optimizer.sync_norm:
             synchronise_norms(model, self.device)
         return model
-
-    def _build_momentum(self) -> tuple[MomentumEncoder | None, KeyQueue]:
-        queue = KeyQueue(self.config.momentum.queue, self.config.heads.projection).to(self.device)
-        decay = self.config.momentum.decay
-        return None if decay is None else MomentumEncoder(self.model, decay), queue
 
     def _workers(self) -> int:
         if self.config.engine.workers is not None:
@@ -184,7 +179,7 @@ class Trainer:
         return f"step {self.step} has no clips yet of {store} ({names}, ...): a slow disk or network?"
 
     def train_step(self, x: Float[Tensor, "N C T V M"], labels: Tensor) -> dict[str, Tensor]:
-        """Two views, the losses, one step of the optimiser; returns the detached terms, and the gradient's norm.
+        """The views, the losses, one step of the optimiser; returns the detached terms, and the gradient's norm.
 
         What is drawn follows from the seed and the number of the step alone: no generator carries a state along.
         """
@@ -195,15 +190,18 @@ class Trainer:
             group["lr"] = rate
         draws = Draws(self.config.seed, self.step, self.order.positions, self.device)
         with self.phases("augmentation"):
-            views = torch.stack([self._view(x, draws), self._view(x, draws)])
+            views = torch.stack([self._view(x, how, draws) for how in self.trained.augmentations])
         parts = views.split(self.micro_batch, dim=1)
-        around = Around(labels, draws, self._keys(parts))
+        around = self._around(labels, draws)
+        with self.phases("momentum"):
+            self.trained.begin(parts, around)
         self.optimizer.zero_grad(set_to_none=True)
         earlier: list[Tensor] = []
         if len(parts) > 1:
+            assert isinstance(self.trained, Pretraining)  # as check_config has seen to
             with self.phases("first parts"):
-                earlier = CachedGradients(self.trained, self._seeds).backward(parts, around)
-        fix_dropout(*self._seeds, len(parts) - 1)
+                earlier = CachedGradients(self.trained).backward(parts, around)
+        around.fix_dropout(len(parts) - 1)
         terms = self.wrapped(parts[-1], earlier, around)
         with self.phases("backward"):
             self.accelerator.backward(terms["loss"])
@@ -211,39 +209,24 @@ class Trainer:
             norm = self.accelerator.clip_grad_norm_(
                 self.trained.parameters(), self.config.optimizer.clip_norm
             )
-            good = self.guard.step(terms["loss"], norm)
-            self._follow(around.keys, good)
+            self.trained.follow(around, self.guard.step(terms["loss"], norm))
         self.step += 1
         values = {name: term.detach() for name, term in terms.items()}
         return values | {"gradient": norm, "stop": distributed.mean(self._flags[int(self.stop())])}
 
-    @property
-    def _seeds(self) -> tuple[int, int, int]:
-        return self.config.seed, self.step, self.accelerator.process_index
+    def _around(self, labels: Tensor, draws: Draws) -> Around:
+        config, rank = self.config, self.accelerator.process_index
+        return Around(
+            labels,
+            draws,
+            progress=self.step / (config.optimizer.epochs * self.steps_per_epoch),
+            fix_dropout=partial(fix_dropout, config.seed, self.step, rank),
+        )
 
-    def _view(self, x: Float[Tensor, "N C T V M"], draws: Draws) -> Float[Tensor, "N C T V M"]:
-        augmented = augment(x, self.config.augment, self.layout, draws)
-        return to_stream(augmented, self.config.preprocessing.stream, self.layout)
-
-    @torch.no_grad()
-    def _keys(self, parts: Iterable[Float[Tensor, "2 N C T V M"]]) -> Keys | None:
-        """What the momentum encoder says of the second view, and the queue, before this batch joins it."""
-        if self.momentum is None or self.config.objectives.instance == 0:
-            return None
-        with self.phases("momentum"):
-            model, features = self.momentum.model, []
-            with statistics_kept(model):  # its running ones follow those of the model, as its weights do
-                for place, part in enumerate(parts):
-                    fix_dropout(*self._seeds, -1 - place)
-                    features.append(encode(model, part[1:], self.precision)[0])
-                keys = F.normalize(model.project(torch.cat(features)), dim=-1)
-        return Keys(keys, self.queue.real.clone())
-
-    def _follow(self, keys: Keys | None, good: Tensor) -> None:
-        if self.momentum is not None:
-            self.momentum.follow(self.model)
-        if keys is not None:
-            self.queue.push(distributed.gather(keys.batch), good)
+    def _view(
+        self, x: Float[Tensor, "N C T V M"], how: AugmentConfig, draws: Draws
+    ) -> Float[Tensor, "N C T V M"]:
+        return to_stream(augment(x, how, self.layout, draws), self.config.preprocessing.stream, self.layout)
 
     def take(self, arrived: Iterable[StepValues]) -> None:
         """Keep what steps gave; raises InputError where too many were not finite."""
@@ -274,15 +257,14 @@ class Trainer:
     def knn_accuracy(self) -> float:
         """Accuracy of the nearest neighbour, from the fit clips to the validation clips, in percent."""
         self.share_statistics()
-        return knn_accuracy(self.evaluated, self.parts, self.accelerator)
+        return knn_accuracy(self.trained.evaluated, self.parts, self.accelerator)
 
     @torch.no_grad()
     def share_statistics(self) -> None:
         """Give every process the running statistics of the first, which are those that are saved."""
         if self.accelerator.num_processes > 1:
-            for module in (self.trained, *([] if self.momentum is None else [self.momentum])):
-                for buffer in module.buffers():
-                    dist.broadcast(buffer, 0)
+            for buffer in self.trained.buffers():
+                dist.broadcast(buffer, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on beside configuration and clips.
@@ -294,8 +276,6 @@ class Trainer:
             "step": self.step,
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "momentum": None if self.momentum is None else self.momentum.state_dict(),
-            "queue": self.queue.state_dict(),
             "epoch": self.log.state_dict(),
             "broken": self.broken.count,
             "clips": self.parts.fingerprint,
@@ -310,9 +290,6 @@ class Trainer:
             )
         self.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.momentum is not None:
-            self.momentum.load_state_dict(state["momentum"])
-        self.queue.load_state_dict(state["queue"])
         self.log.load_state_dict(state["epoch"])
         self.step, self.broken.count = state["step"], state["broken"]
 

@@ -29,12 +29,13 @@ from benchmarks.scaling.sending import (
 )
 from mica.cli import make_parser
 from mica.models.heads import HeadConfig
+from mica.models.method import Around
 from mica.models.mica import ModelCard
 from mica.models.stgcn import EncoderConfig
 from mica.training.config import OptimizerConfig
 from mica.training.optimizer import make_optimizer
 from mica.training.state import write_state
-from mica.training.step import Around, CachedGradients
+from mica.training.step import CachedGradients
 from mica.transforms.augment import VIEWS, augment
 from mica.transforms.draws import Draws
 from mica.transforms.sampling import Preprocessing
@@ -138,7 +139,7 @@ def test_a_whole_step_takes_what_its_parts_come_to() -> None:
         views = torch.stack([augment(x, strong, LAYOUT, draws) for _ in range(2)])
         live.most = live.now
         parts, around = views.split(MICRO, dim=1), Around(torch.zeros(batch).long(), draws)
-        earlier = CachedGradients(trained, (0, 0, 0)).backward(parts, around)
+        earlier = CachedGradients(trained).backward(parts, around)
         trained(parts[-1], earlier, around)["loss"].backward()
         optimizer.step()
     predicted = memory_of("stgcn", batch).step(MICRO)

@@ -16,13 +16,15 @@ from torch import nn
 
 from mica.data.store import Store
 from mica.errors import InputError
+from mica.models.mica import MICA
+from mica.models.momentum import KeyQueue, MomentumEncoder
 from mica.objectives import ObjectiveConfig, Objectives
 from mica.training import phases
 from mica.training.checks import check_config
 from mica.training.config import EngineConfig, MomentumConfig, OptimizerConfig, PretrainConfig
 from mica.training.loop import pretrain
-from mica.training.momentum import KeyQueue, MomentumEncoder
 from mica.training.phases import Phases
+from mica.training.step import Pretraining
 from mica.training.trainer import Trainer
 
 MakeConfig = Callable[..., PretrainConfig]
@@ -141,12 +143,19 @@ def test_a_run_leaves_the_model_it_is_for(
     trainer = Trainer(config, tiny_store)
     for batch in trainer.batches():
         trainer.train_step(batch["x"], batch["label"])
-    assert trainer.momentum is not None
-    expected = (trainer.momentum.model if evaluated else trainer.model).state_dict()
+    momentum = momentum_of(trainer)
+    expected = (momentum if evaluated else trainer.model).state_dict()
     found = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in found)
-    other = (trainer.model if evaluated else trainer.momentum.model).state_dict()
+    other = (trainer.model if evaluated else momentum).state_dict()
     assert any(not torch.equal(found[name], other[name]) for name in found)
+
+
+def momentum_of(trainer: Trainer) -> MICA:
+    """The momentum encoder's model of a run of MICA that has one."""
+    assert isinstance(trainer.trained, Pretraining)
+    assert trainer.trained.momentum is not None
+    return trainer.trained.momentum.model
 
 
 def test_a_queue_holds_the_latest_keys() -> None:
@@ -223,8 +232,7 @@ def test_a_compiled_encoder_is_saved_as_any_other(
     config = tiny_config(engine=EngineConfig(compile=True), momentum=MomentumConfig(decay=0.9))
     with torch.compiler.set_stance("force_eager"):
         trainer = Trainer(config, tiny_store)
-        assert trainer.momentum is not None
-        for model in (trainer.model, trainer.momentum.model):
+        for model in (trainer.model, momentum_of(trainer)):
             assert model.encoder._compiled_call_impl is not None
         pretrain(config, tiny_store, tmp_path / "compiled")
     pretrain(replace(config, engine=EngineConfig()), tiny_store, tmp_path / "plain")

@@ -82,7 +82,7 @@ def test_a_step_that_is_left_out_changes_nothing(
             for (name, one), (_, two) in zip(
                 tensors_of(before["trained"]), tensors_of(after["trained"]), strict=True
             )
-            if not torch.equal(one, two)
+            if "momentum." not in name and not torch.equal(one, two)
         }
         assert bool(changed) == (step != broken)
         if step == broken > 0:
@@ -178,7 +178,6 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(
         return encoded
 
     whole.micro_batch = 12
-    monkeypatch.setattr(trainer_module, "encode", by_parts(trainer_module.encode))
     monkeypatch.setattr(step_module, "encode", by_parts(step_module.encode))
     for step in range(2):
         values = []

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from mica.data.store import Store, write
 from mica.data.synthetic import generate
 from mica.objectives import ObjectiveConfig
+from mica.training import methods
+from mica.training import step as step_module
 from mica.training import trainer as trainer_module
 from mica.training.config import MomentumConfig, OptimizerConfig, PretrainConfig, SplitConfig
 from mica.training.monitor import StepValues
@@ -62,10 +64,10 @@ def in_float64(folder: Path) -> Iterator[None]:
     """Trainers made here compute in float64, with made-up texts."""
     build = Trainer._build
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_build", lambda self: build(self).double())
-        for name in ("Objectives", "KeyQueue"):
-            made = getattr(trainer_module, name)
-            patch.setattr(trainer_module, name, lambda *arguments, made=made: made(*arguments).double())
+        patch.setattr(Trainer, "_build", lambda self, place=0: build(self, place).double())
+        for module, name in ((methods, "Objectives"), (step_module, "KeyQueue")):
+            made = getattr(module, name)
+            patch.setattr(module, name, lambda *arguments, made=made: made(*arguments).double())
         patch.setattr(trainer_module, "load_text_encoder", lambda name, path=None: FakeTextEncoder())
         patch.setenv("MICA_CACHE", str(folder / "cache"))
         yield
@@ -106,16 +108,9 @@ def steps_of(config: PretrainConfig, store: Store, count: int = 2, order: Tensor
         found["labels"].append(batch["label"])
         gradients = {name: p.grad for name, p in trainer.trained.named_parameters() if p.grad is not None}
         found["gradients"].append({name: gradient.clone() for name, gradient in gradients.items()})
-    assert trainer.momentum is not None
     trainer.share_statistics()
-    found["state"] = {
-        **trainer.trained.state_dict(),
-        **{f"momentum.{name}": tensor for name, tensor in trainer.momentum.state_dict().items()},
-        "queue": trainer.queue.real,
-    }
-    found["state"] = {
-        name: tensor.clone() for name, tensor in found["state"].items() if isinstance(tensor, Tensor)
-    }
+    state = trainer.trained.state_dict()
+    found["state"] = {name: tensor.clone() for name, tensor in state.items() if isinstance(tensor, Tensor)}
     found["clips"] = trainer.broken.clips_of(1)
     trainer.model.float()  # clips come in float32
     found["knn"] = trainer.knn_accuracy()
@@ -230,7 +225,7 @@ def test_parts_on_several_processes_are_parts_on_one(ranks: list[Found], folder:
 
 
 def test_weights_statistics_keys_and_knn_are_those_of_one_process(ranks: list[Found], alone: Found) -> None:
-    assert alone["state"]["queue"].shape == (300, 8)
+    assert alone["state"]["queue.keys"].shape == (300, 8)
     for rank in ranks:
         check_close(rank["synchronised"]["state"], alone["state"])
         assert rank["synchronised"]["knn"] == alone["knn"]
