@@ -62,13 +62,13 @@ def trainings() -> list[Training]:
     runs = []
     for dataset in PROTOCOLS:
         runs += [
-            Training(run_name(dataset, stream), dataset, dataset, ("--preprocessing.stream", stream))
+            Training(run_name(dataset, stream), dataset, f"mica/{dataset}", ("--preprocessing.stream", stream))
             for stream in STREAMS
         ]
-        runs.append(Training(f"{dataset}-self", dataset, f"{dataset}-self-supervised"))
-    runs.append(Training("nw-ucla-language-plain", "nw-ucla", "nw-ucla", PLAIN))
-    runs.append(Training("nw-ucla-self-plain", "nw-ucla", "nw-ucla-self-supervised", PLAIN))
-    runs.append(Training("utd-mhad-language-22-5", "utd-mhad", "utd-mhad", ("--split.zero_shot", "22/5")))
+        runs.append(Training(f"{dataset}-self", dataset, f"mica-self/{dataset}"))
+    runs.append(Training("nw-ucla-language-plain", "nw-ucla", "mica/nw-ucla", PLAIN))
+    runs.append(Training("nw-ucla-self-plain", "nw-ucla", "mica-self/nw-ucla", PLAIN))
+    runs.append(Training("utd-mhad-language-22-5", "utd-mhad", "mica/utd-mhad", ("--split.zero_shot", "22/5")))
     return runs
 
 

@@ -130,7 +130,7 @@ def steps(out: Path, data: Path | None = None) -> list[Step]:
     ]
     if data is not None:
         # Without text, so that no weights of a text encoder are needed.
-        options = ("--data", str(data.resolve()), "--config", "nw-ucla-self-supervised")
+        options = ("--data", str(data.resolve()), "--config", "mica-self/nw-ucla")
         accuracy = ("-m", "benchmarks.precision", *options, "--out", str(out.resolve() / "precision"))
         wanted.append(Step("accuracy", accuracy, least=60, needs="jsonargparse"))
     return wanted

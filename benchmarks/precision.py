@@ -27,7 +27,7 @@ from mica_kernels.backend import VARIABLE
 
 FILE = "precision.json"
 COMMAND = "python -m benchmarks.precision --data nw-ucla.arrow --config {recipe} --keep"
-RECIPE, SEEDS = "nw-ucla", 3
+RECIPE, SEEDS = "mica/nw-ucla", 3
 WAYS = {"float32": "reference", "bfloat16": "auto"}
 """Number format of the encoder, and implementation of the operators."""
 PROTOCOLS = ("linear", "knn")

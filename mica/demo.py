@@ -28,7 +28,7 @@ def demo(out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     print(
         "\n2/4  pretraining on half of the people; the bar shows the kNN accuracy on people held out from it"
     )
-    pretrain(load_config("synthetic"), store, run, overwrite=overwrite)
+    pretrain(load_config("mica/synthetic"), store, run, overwrite=overwrite)
     print("\n3/4  evaluation on the other half of the people")
     evaluation = Evaluation(run, store)
     results = [evaluation.evaluate("linear", source) for source in ("turned", "random", "trained")]

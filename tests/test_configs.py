@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
-from mica.configs import find_recipe, load_config, recipes
+from mica.configs import FOLDER, add_config, datasets, find_recipe, load_config, methods, read_config, recipes
 from mica.errors import InputError
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
@@ -21,14 +24,19 @@ def test_shipped_recipe_loads_and_is_in_range(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_shipped_recipe_says_what_it_changes_and_only_that(name: str) -> None:
-    """Every entry of the file arrives in the configuration."""
-    config = load_config(name)
-    for key, value in yaml.safe_load(find_recipe(name).read_text()).items():
-        entry = getattr(config, key)
-        if isinstance(value, dict):
-            assert {inner: getattr(entry, inner) for inner in value} == value
-        else:
-            assert entry == value
+    """Every entry of its files arrives in the configuration, that of a later file over that of an earlier one."""
+    found, expected = _flat(asdict(load_config(name))), {}
+    for file in find_recipe(name):
+        expected |= _flat(yaml.safe_load(file.read_text()))
+    assert {entry: found[entry] for entry in expected} == expected
+
+
+def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in entries.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat
 
 
 def test_defaults_are_in_range() -> None:
@@ -41,15 +49,16 @@ def test_every_number_has_a_range() -> None:
     names = []
     for field in fields(config):
         value = getattr(config, field.name)
-        inner = [(f"{field.name}.{sub.name}", getattr(value, sub.name)) for sub in fields(value)] if (
-            is_dataclass(value)
-        ) else [(field.name, value)]  # fmt: skip
-        names += [name for name, entry in inner if type(entry) in (int, float)]
+        names += [
+            name
+            for name, entry in _flat({field.name: asdict(value) if is_dataclass(value) else value}).items()
+            if type(entry) in (int, float)
+        ]
     assert len(names) > 25
     for name in names:
         group, _, entry = name.rpartition(".")
         broken = PretrainConfig()
-        object.__setattr__(getattr(broken, group) if group else broken, entry, float("nan"))
+        object.__setattr__(attrgetter(group)(broken) if group else broken, entry, float("nan"))
         with pytest.raises(InputError) as caught:
             check_config(broken)
         assert caught.value.field == name
@@ -62,8 +71,28 @@ def test_a_path_is_a_recipe_too(tmp_path: Path) -> None:
     assert config.encoder == PretrainConfig().encoder
 
 
+def test_every_method_has_the_budget_and_the_views_of_its_data_set() -> None:
+    """But for what was tuned, only what a method is tells recipes for a data set apart."""
+    for dataset in datasets():
+        first, *others = (
+            load_config_of(FOLDER / "datasets" / f"{dataset}.yaml", FOLDER / "methods" / f"{method}.yaml")
+            for method in methods()
+        )
+        for other in others:
+            for group in ("split", "preprocessing", "augment", "optimizer", "seed"):
+                assert getattr(other, group) == getattr(first, group), (dataset, group)
+            assert replace(other.encoder, frest=first.encoder.frest) == first.encoder
+
+
+def load_config_of(*files: Path) -> PretrainConfig:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    add_config(parser)
+    return read_config(parser.parse_args([f"--config={file}" for file in files]))
+
+
 def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
-    with pytest.raises(InputError, match=r"'nosuch' is neither .*\n  hint: shipped recipes: .*synthetic"):
+    with pytest.raises(InputError, match=r"'nosuch' is neither .*\n  hint: METHOD/DATASET, .*synthetic"):
         find_recipe("nosuch")
 
 

@@ -27,7 +27,7 @@ COMMANDS = {
 }
 PRETRAIN = (
     "Pretrain on the training part of a store. Start from a recipe and override what you like: "
-    "mica pretrain --config nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20 --text none. "
+    "mica pretrain --config mica/nw-ucla --data nw-ucla.arrow --out runs/a --optimizer.epochs 20. "
     "On several GPUs: accelerate launch -m mica pretrain ..., or torchrun --nproc-per-node 8 -m mica pretrain .... "
     "After a kill, a crash or Ctrl-C: the same command with --resume (docs/scaling.md)."
 )
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `mica` with `argv`; exits with status 2 on bad input, without a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(make_parser(arguments).parse_args(_with_recipe_paths(arguments)))
+        run(make_parser(arguments).parse_args(_with_recipe_files(arguments)))
     except InputError as error:
         print(f"mica: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -136,9 +136,10 @@ def _demo_parser() -> ArgumentParser:
 
 
 def _add_settings(parser: ArgumentParser) -> None:
-    from mica.configs import add_config, recipes
+    from mica.configs import add_config, datasets, methods
 
-    parser.add_argument("--config", action="config", help=f"a YAML file or a recipe: {', '.join(recipes())}")
+    recipes = f"METHOD ({', '.join(methods())}), a slash, DATASET ({', '.join(datasets())})"
+    parser.add_argument("--config", action="config", help=f"a YAML file, or a recipe: {recipes}")
     parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="run directory to create")
     parsers.add_overwrite(parser)
@@ -155,20 +156,21 @@ def _add_settings(parser: ArgumentParser) -> None:
     add_config(parser)
 
 
-def _with_recipe_paths(arguments: list[str]) -> list[str]:
-    """Replace the name of a shipped recipe behind --config by its file, checked, so that an error names it."""
+def _with_recipe_files(arguments: list[str]) -> list[str]:
+    """Replace the name of a shipped recipe behind --config by its files, checked, so that an error names one."""
     out: list[str] = []
     for argument in arguments:
         if out and out[-1] == "--config":
-            argument = _checked_recipe(argument)
+            out[-1:] = _checked_recipe(argument)
         elif argument.startswith("--config="):
-            argument = f"--config={_checked_recipe(argument.removeprefix('--config='))}"
-        out.append(argument)
+            out += _checked_recipe(argument.removeprefix("--config="))
+        else:
+            out.append(argument)
     return out
 
 
-def _checked_recipe(name: str) -> str:
+def _checked_recipe(name: str) -> list[str]:
     from mica.configs import find_recipe, load_config
 
     load_config(name)
-    return str(find_recipe(name))
+    return [f"--config={file}" for file in find_recipe(name)]

@@ -8,7 +8,7 @@ keys (random vectors stall small sets), and batch norms see the clips of all pro
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 import torch
@@ -44,7 +44,7 @@ class BaselineConfig:
     mine_after: float = 0.5
     neighbours: int = 1
     drop_above: float = 0.7
-    extreme: AugmentConfig = field(default_factory=lambda: VIEWS["strong"])
+    extreme: AugmentConfig = field(default_factory=lambda: replace(VIEWS["strong"]))
 
 
 class Supervised(Method):
