@@ -62,13 +62,17 @@ def trainings() -> list[Training]:
     runs = []
     for dataset in PROTOCOLS:
         runs += [
-            Training(run_name(dataset, stream), dataset, f"mica/{dataset}", ("--preprocessing.stream", stream))
+            Training(
+                run_name(dataset, stream), dataset, f"mica/{dataset}", ("--preprocessing.stream", stream)
+            )
             for stream in STREAMS
         ]
         runs.append(Training(f"{dataset}-self", dataset, f"mica-self/{dataset}"))
     runs.append(Training("nw-ucla-language-plain", "nw-ucla", "mica/nw-ucla", PLAIN))
     runs.append(Training("nw-ucla-self-plain", "nw-ucla", "mica-self/nw-ucla", PLAIN))
-    runs.append(Training("utd-mhad-language-22-5", "utd-mhad", "mica/utd-mhad", ("--split.zero_shot", "22/5")))
+    runs.append(
+        Training("utd-mhad-language-22-5", "utd-mhad", "mica/utd-mhad", ("--split.zero_shot", "22/5"))
+    )
     return runs
 
 
@@ -169,7 +173,7 @@ def _features_table(dataset: str, out: Path) -> Iterator[str]:
         linear, knn = (
             read_result(result_file(out / row.run, name, row.features)) for name in ("linear", "knn")
         )
-        text = "labels as words" if linear.text_supervision else "no"
+        text = "labels as words" if linear.supervision == "words" else "no"
         figures = [_figure(score) for score in (*linear.scores, knn.scores[0])]
         training = _training(out / row.run) if row.features == "trained" else ("", "")
         yield f"| {' | '.join((row.title, text, *figures, *training))} |"

@@ -22,11 +22,12 @@ from mica.evaluation.metrics import (
     most_confused,
 )
 from mica.files import atomic_path
+from mica.models.description import Supervision
 
 ProtocolName = Literal["linear", "knn", "retrieval", "finetune", "semi", "transfer", "zero-shot", "ensemble"]
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "evaluation"
 
 
@@ -108,7 +109,7 @@ class Result:
         parts: how many clips are "train", "test", and of the former "fit" and "validation".
         validation_subjects: who was held out for every choice.
         pretrained_on: data set, protocol and part that the model was pretrained on; None without training.
-        text_supervision: whether pretraining has read labels as words.
+        supervision: what pretraining has seen of the labels: "none", "words" or the "labels" themselves.
         class_names: in label order.
         unseen_classes: those that pretraining left out.
     """
@@ -122,7 +123,7 @@ class Result:
     parts: Mapping[str, int]
     validation_subjects: tuple[int, ...]
     pretrained_on: str | None
-    text_supervision: bool
+    supervision: Supervision
     class_names: tuple[str, ...]
     unseen_classes: tuple[str, ...] = ()
 

@@ -78,7 +78,7 @@ def keep_result(
         parts={part: len(getattr(division, part)) for part in parts},
         validation_subjects=tuple(subject for subject in held_out.tolist() if subject),
         pretrained_on=f"{card.dataset}, {card.protocol}, {card.part}" if trained else None,
-        text_supervision=trained and card.text != "none",
+        supervision=card.supervision if trained else "none",
         class_names=store.info.class_names,
         unseen_classes=tuple(unseen) if protocol != "transfer" else (),
     )
@@ -103,5 +103,5 @@ def quoted(run: Path) -> Iterator[ResultLine]:
                     first.top1,
                     first.spread,
                     first.clips,
-                    found.text_supervision,
+                    found.supervision,
                 )

@@ -20,7 +20,7 @@ def results_table(results: Sequence[Result]) -> str:
     >>> from mica.evaluation.results import Score
     >>> scores = (Score("SGD", 61.25, spread=0.5, clips=80), Score("logistic regression", 60.0, clips=80))
     >>> place = {"dataset": "nw-ucla", "split": "cross-view", "split_note": "", "class_names": ()}
-    >>> seen = {"parts": {}, "validation_subjects": (), "pretrained_on": None, "text_supervision": False}
+    >>> seen = {"parts": {}, "validation_subjects": (), "pretrained_on": None, "supervision": "none"}
     >>> print(results_table([Result("linear", "raw", scores, **place, **seen)]))
     features         protocol                     top-1 %          clips
     raw coordinates  linear: SGD                     61.2 ± 0.5       80

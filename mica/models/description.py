@@ -19,6 +19,15 @@ MethodName = Literal["mica", "skeletonclr", "aimclr", "crossclr", "supervised"]
 Supervision = Literal["none", "words", "labels"]
 """What pretraining has seen of the labels: nothing, what they say in words, or the labels themselves."""
 
+METHODS: dict[MethodName, str] = {
+    "mica": "MICA",
+    "skeletonclr": "SkeletonCLR",
+    "aimclr": "AimCLR",
+    "crossclr": "CrosSCLR",
+    "supervised": "supervised ST-GCN",
+}
+"""As their papers spell them."""
+
 FORMAT = 1
 DESCRIPTION = "model.json"
 

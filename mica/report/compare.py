@@ -31,7 +31,7 @@ def write_comparison(
     """Write one HTML page that sets runs beside each other and needs nothing besides itself; return its path.
 
     It reads what the run directories hold, evaluations where there are some, and neither data nor weights. Scores
-    stand beside each other where the test clips are the same, and are ranked among runs of the same text supervision.
+    stand beside each other where the test clips are the same, and are ranked among runs that saw as much of the labels.
     Raises InputError for fewer than two runs, the same one twice, a directory that is no run, a damaged file, or an
     `out` that exists and may not be overwritten.
     """

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -17,10 +17,10 @@ from mica.errors import InputError
 from mica.evaluation.results import Result, Score
 from mica.evaluation.runs import CHECKPOINT
 from mica.evaluation.table import SOURCES
-from mica.models.description import DESCRIPTION
+from mica.models.description import DESCRIPTION, Supervision
 from mica.models.mica import ModelCard
 from mica.report.records import read_records
-from mica.report.words import PROTOCOLS
+from mica.report.words import PROTOCOLS, SEEN
 from mica.training.run import CONFIG
 
 # What one score has in common with another that it may be set beside: protocol, source, unseen classes, name.
@@ -48,9 +48,9 @@ class ComparedRun:
     parameters: tuple[int, int]
 
     @property
-    def text(self) -> bool:
-        """Whether pretraining has read labels as words."""
-        return self.card.text != "none"
+    def seen(self) -> str:
+        """What pretraining has seen of the labels, in words."""
+        return SEEN[self.card.supervision]
 
     @property
     def seconds(self) -> float | None:
@@ -152,7 +152,7 @@ class Row:
     Args:
         protocol, source, name: which protocol on which features, and which of its variants.
         scores: one a run, None where the run has none.
-        best: the runs that no other run of the same text supervision beats; empty where there is no contest.
+        best: the runs that no other run with the same supervision beats; empty where there is no contest.
     """
 
     protocol: str
@@ -186,12 +186,12 @@ def _scored_on(result: Result) -> tuple[str, str, tuple[str, ...], int]:
 
 def _setting(key: tuple[str, str, tuple[str, ...], int], runs: Sequence[ComparedRun]) -> Setting:
     present = tuple(run for run in runs if any(_scored_on(result) == key for result in run.results))
-    found: dict[_Question, dict[int, tuple[Score, bool]]] = {}
+    found: dict[_Question, dict[int, tuple[Score, Supervision]]] = {}
     for place, run in enumerate(present):
         for result in (result for result in run.results if _scored_on(result) == key):
             for score in result.scores:
                 cells = found.setdefault(_question(result, score), {})
-                cells[place] = (score, result.text_supervision)
+                cells[place] = (score, result.supervision)
     rows = tuple(_row(question, found[question], len(present)) for question in sorted(found, key=_order))
     return Setting(*key, present, rows)
 
@@ -206,22 +206,24 @@ def _order(question: _Question) -> tuple[int, int]:
     return [*PROTOCOLS, protocol].index(protocol), [*SOURCES, source].index(source)
 
 
-def _row(question: _Question, cells: Mapping[int, tuple[Score, bool]], runs: int) -> Row:
+def _row(question: _Question, cells: Mapping[int, tuple[Score, Supervision]], runs: int) -> Row:
     protocol, source, _, name = question
     scores = tuple(cells[place][0] if place in cells else None for place in range(runs))
     return Row(protocol, source, name, scores, best_of(cells) if source == "trained" else frozenset())
 
 
-def best_of(cells: Mapping[int, tuple[Score, bool]]) -> frozenset[int]:
-    """The best at one decimal among the runs with words and among those without, where there are two or more.
+def best_of(cells: Mapping[int, tuple[Score, Supervision]]) -> frozenset[int]:
+    """The best at one decimal among the runs that have seen as much of the labels, where there are two or more.
 
     >>> a, b, c = (Score("SGD", top1) for top1 in (70.01, 70.04, 90.0))
-    >>> sorted(best_of({0: (a, False), 1: (b, False), 2: (c, True)}))
+    >>> sorted(best_of({0: (a, "none"), 1: (b, "none"), 2: (c, "words")}))
     [0, 1]
     """
     best: set[int] = set()
-    for text in (False, True):
-        rivals = {place: round(score.top1, 1) for place, (score, read) in cells.items() if read == text}
+    for supervision in get_args(Supervision):
+        rivals = {
+            place: round(score.top1, 1) for place, (score, seen) in cells.items() if seen == supervision
+        }
         if len(rivals) > 1:
             best |= {place for place, top1 in rivals.items() if top1 == max(rivals.values())}
     return frozenset(best)

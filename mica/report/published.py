@@ -12,12 +12,18 @@ import yaml
 from markupsafe import Markup
 
 from mica.evaluation.results import Result
+from mica.models.description import Supervision as Seen
 from mica.models.mica import ModelCard
 from mica.report.templates import template
 
 Supervision = Literal["self-supervised", "language-supervised", "supervised", "untrained"]
 
 _NUMBERS = Path(__file__).with_name("published.yaml")
+_SUPERVISION: dict[Seen, Supervision] = {
+    "none": "self-supervised",
+    "words": "language-supervised",
+    "labels": "supervised",
+}
 _ALONE = " alone"  # ends the name of the score of one member of an ensemble
 # What stands in one ranking, and in which order the rankings stand.
 _RANKINGS = {
@@ -99,7 +105,7 @@ def own_numbers(
                     method=name,
                     top1=score.top1,
                     origin="own",
-                    supervision="language-supervised" if result.text_supervision else "self-supervised",
+                    supervision=_SUPERVISION[result.supervision],
                     protocol=f"linear, {score.name}",
                     streams=_streams(result) or card.preprocessing.stream,
                     spread=score.spread,

@@ -9,6 +9,7 @@ import numpy as np
 from mica.data.splits import Split
 from mica.data.store import Store
 from mica.evaluation.results import Result
+from mica.models.description import METHODS, Supervision
 from mica.models.mica import ModelCard
 
 PROTOCOLS = {
@@ -32,7 +33,18 @@ TERMS = {
     "modulation": ("Feature Modulation, KL(P || Q)", "nats"),
     "inter": ("Inter: skeleton and text", "nats"),
     "intra": ("Intra: two views of a clip", "no unit"),
+    "instance": ("Instance: a clip among others", "nats"),
+    "divergence": ("Divergence of extreme views (AimCLR)", "nats"),
+    "joint": ("Joint stream (CrosSCLR)", "nats"),
+    "motion": ("Motion stream (CrosSCLR)", "nats"),
+    "bone": ("Bone stream (CrosSCLR)", "nats"),
+    "classes": ("Classes, with labels", "nats"),
     "knn_validation": ("Running kNN on validation subjects", "top-1 [%]"),
+}
+SEEN: dict[Supervision, str] = {
+    "none": "skeletons alone",
+    "words": "with words",
+    "labels": "with labels",
 }
 DATASETS = {
     "nw-ucla": "NW-UCLA",
@@ -60,7 +72,7 @@ def method(card: ModelCard, epochs: int) -> str:
         if len(card.seen_classes) < len(card.class_names):
             trained += f", of {len(card.seen_classes)} of the {len(card.class_names)} classes"
     stream = card.preprocessing.stream
-    return f"MICA with the encoder {card.encoder.preset} on the {stream} stream, {frest}, {trained}."
+    return f"{METHODS[card.method]} with the encoder {card.encoder.preset} on the {stream} stream, {frest}, {trained}."
 
 
 def parts(store: Store, division: Split) -> str:

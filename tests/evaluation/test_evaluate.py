@@ -63,7 +63,7 @@ def test_result_tells_its_circumstances(run: Path, tiny_store: Store) -> None:
     assert (result.split, result.split_note) == ("cross-subject", division.note)
     assert result.parts == {"train": 64, "fit": 48, "validation": 16, "test": 64}
     assert result.validation_subjects == tuple(np.unique(tiny_store.subjects[division.validation]).tolist())
-    assert result.text_supervision is False
+    assert result.supervision == "none"
     assert result.pretrained_on == "synthetic, cross-subject, fit"
     assert result.class_names == tiny_store.info.class_names
     for score in result.scores:
@@ -162,7 +162,7 @@ def test_every_protocol_in_one_go(
     assert {result.protocol: result for result in read_results(run)} == {
         result.protocol: result for result in found
     }
-    assert all(result.text_supervision for result in found)
+    assert all(result.supervision == "words" for result in found)
     moved = next(result for result in found if result.protocol == "transfer")
     assert (moved.dataset, moved.split, moved.parts["test"]) == ("utd-mhad", "cross-subject", 54)
     assert result_file(run, "transfer", target="utd-mhad").is_file()
@@ -247,7 +247,7 @@ def test_prompts_of_seen_classes(text_run: Path, tiny_store: Store, fake_text: N
     assert result.unseen_classes == ()
     assert result.scores[0].clips == 64
     assert "seen" in result.scores[0].name
-    assert result.text_supervision is True
+    assert result.supervision == "words"
     with pytest.raises(InputError, match="pretrained with text"):
         Evaluation(run, tiny_store).evaluate("zero-shot", "random")
 

@@ -43,7 +43,7 @@ def result(found: Score) -> Result:
         parts={"train": 1020, "fit": 900, "validation": 120, "test": 20},
         validation_subjects=(3, 8),
         pretrained_on="nw-ucla, cross-view, fit",
-        text_supervision=False,
+        supervision="none",
         class_names=NAMES,
         unseen_classes=("clap",),
     )
@@ -104,8 +104,8 @@ Damage = Callable[[dict[str, Any]], object]
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda entries: entries.pop("format"), "no result of format 1"),
-        (lambda entries: entries.update(format=2), "no result of format 1"),
+        (lambda entries: entries.pop("format"), "no result of format 2"),
+        (lambda entries: entries.update(format=1), "no result of format 2"),
         (lambda entries: entries.pop("scores"), "scores"),
         (lambda entries: entries.update(scores=[]), "no score"),
         (lambda entries: entries.update(scores=[3]), "malformed"),

@@ -32,9 +32,9 @@ from .cards import CARD
 FILES = ["README.md", "model.json", "model.safetensors"]
 NAME, COMMIT = "somebody/mica-nw-ucla", "0123456789abcdef0123456789abcdef01234567"
 RESULTS = (
-    ResultLine("nw-ucla", "cross-view", "linear", "SGD", 81.26, 0.44, 464, True),
-    ResultLine("nw-ucla", "cross-view", "knn", "k = 1", 75.0, None, 464, True),
-    ResultLine("utd-mhad", "cross-subject", "transfer", "fine-tuned", 60.0, 1.0, 430, True),
+    ResultLine("nw-ucla", "cross-view", "linear", "SGD", 81.26, 0.44, 464, "words"),
+    ResultLine("nw-ucla", "cross-view", "knn", "k = 1", 75.0, None, 464, "words"),
+    ResultLine("utd-mhad", "cross-subject", "transfer", "fine-tuned", 60.0, 1.0, 430, "words"),
 )
 X = torch.randn(2, 3, 8, 20, 1, generator=torch.Generator().manual_seed(0))
 

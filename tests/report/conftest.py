@@ -91,7 +91,7 @@ def add_result() -> Callable[..., Result]:
         entries: dict[str, Any] = {
             "dataset": card.dataset, "split": card.protocol, "split_note": "as published",
             "parts": {"train": 90, "fit": 72, "validation": 18, "test": len(truth)}, "validation_subjects": (3,),
-            "pretrained_on": card.part, "text_supervision": source == "trained" and card.text != "none",
+            "pretrained_on": card.part, "supervision": card.supervision if source == "trained" else "none",
             "class_names": tuple(names),
         }  # fmt: skip
         result = Result(protocol=protocol, source=source, scores=tuple(scores), **{**entries, **changes})

@@ -130,7 +130,7 @@ def test_scores_stand_side_by_side_and_each_kind_has_its_own_best(page: Page) ->
     assert page.row("labels knn") == ["60.0", "60.0", "60.0", "\N{EN DASH}"]
     assert "60 test clips of 3 classes" in page.text
     assert "one clip more or less is 1.67 points" in page.text
-    assert "With words and without." in page.text
+    assert "Not of one kind." in page.text
 
 
 def test_only_settings_that_differ_are_shown(
@@ -301,7 +301,7 @@ def test_what_it_cost_is_told(four: list[Path], page: Page, make_card: MakeCard)
     assert (runs[0].seconds, runs[0].clips_per_second) == (120.0, 41.5)
     cells = next(row for row in page.rows if row and row[0].startswith("words NW"))
     assert cells[1:] == [
-        "yes, minilm",
+        "with words, minilm",
         "joint",
         "stgcn-small, FreST",
         f"{encoder:,} {runs[2].parameters[1]:,}",

@@ -21,7 +21,10 @@ def test_best_agrees_with_a_plain_search() -> None:
     for _ in range(200):
         count = int(random.integers(1, 7))
         cells = {
-            place: (Score("SGD", float(random.choice([50.0, 50.04, 60.0, 60.2]))), bool(random.integers(2)))
+            place: (
+                Score("SGD", float(random.choice([50.0, 50.04, 60.0, 60.2]))),
+                str(random.choice(["none", "words", "labels"])),
+            )
             for place in range(count)
         }
         wanted = set()

@@ -133,7 +133,7 @@ def test_what_learned_from_other_things_is_in_no_common_ranking() -> None:
 def result(protocol: str, scores: tuple[Score, ...], **changes: object) -> Result:
     circumstances = {
         "source": "trained", "dataset": "nw-ucla", "split": "cross-view", "split_note": "", "parts": {"test": 4},
-        "validation_subjects": (), "pretrained_on": None, "text_supervision": False, "class_names": ("a", "b"),
+        "validation_subjects": (), "pretrained_on": None, "supervision": "none", "class_names": ("a", "b"),
     }  # fmt: skip
     return Result(protocol=protocol, scores=scores, **{**circumstances, **changes})
 
@@ -152,7 +152,7 @@ def test_own_numbers_are_the_linear_ones_of_the_same_clips(make_card: Callable[.
         result("linear", scores, split="cross-subject"),
         result("linear", scores, dataset="utd-mhad"),
         result("knn", scores),
-        result("ensemble", fused, text_supervision=True),
+        result("ensemble", fused, supervision="words"),
         result("ensemble", fused[:-1]),
     ]
     card = make_card(stream="bone", class_names=("a", "b", "c"), seen_classes=(0, 2))

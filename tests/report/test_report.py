@@ -122,7 +122,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def a_result(protocol: str, *scores: Score, source: str = "trained", **changes: Any) -> Result:
     entries: dict[str, Any] = {
         "dataset": "synthetic", "split": "cross-subject", "split_note": "24 / 24", "parts": {"train": 24, "test": 24},
-        "validation_subjects": (3,), "pretrained_on": "synthetic", "text_supervision": False, "class_names": CLASSES,
+        "validation_subjects": (3,), "pretrained_on": "synthetic", "supervision": "none", "class_names": CLASSES,
     }  # fmt: skip
     return Result(protocol, source, scores, **{**entries, **changes})
 

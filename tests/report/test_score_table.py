@@ -10,7 +10,7 @@ from mica.report.score_table import score_table
 PLACE: dict[str, Any] = {
     "dataset": "nw-ucla", "split": "cross-view", "split_note": "1,020 / 464 as published",
     "parts": {"train": 1020, "test": 464}, "validation_subjects": (3, 8), "pretrained_on": "nw-ucla",
-    "text_supervision": False, "class_names": ("wave", "clap"),
+    "supervision": "none", "class_names": ("wave", "clap"),
 }  # fmt: skip
 
 
