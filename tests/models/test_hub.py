@@ -299,8 +299,8 @@ def test_metadata_is_what_the_hub_reads() -> None:
 
 def test_what_a_readme_says() -> None:
     text = describe_model(CARD, RESULTS)
-    assert "| nw-ucla, cross-view | linear, SGD | 81.3 ± 0.4 | 464 | yes |" in text
-    assert "| nw-ucla, cross-view | knn, k = 1 | 75.0 | 464 | yes |" in text
+    assert "| nw-ucla, cross-view | linear, SGD | 81.3 ± 0.4 | 464 | as words |" in text
+    assert "| nw-ucla, cross-view | knn, k = 1 | 75.0 | 464 | as words |" in text
     assert "Classes: 2 of 3; it has never seen *throw*." in text
     assert "has seen the labels of its clips as words" in text
     assert "resampled to 8" in text

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from mica.errors import InputError
 from mica.evaluation.results import Result, Score
+from mica.models.description import Supervision
 from mica.models.mica import ModelCard
 from mica.report.compared import best_of, distinct_names, read_runs, settings
 
@@ -17,13 +19,13 @@ MakeCard, WriteRun, AddResult = Callable[..., ModelCard], Callable[..., Path], C
 
 
 def test_best_agrees_with_a_plain_search() -> None:
-    random = np.random.default_rng(0)
+    random, kinds = np.random.default_rng(0), get_args(Supervision)
     for _ in range(200):
         count = int(random.integers(1, 7))
         cells = {
             place: (
                 Score("SGD", float(random.choice([50.0, 50.04, 60.0, 60.2]))),
-                str(random.choice(["none", "words", "labels"])),
+                kinds[random.integers(3)],
             )
             for place in range(count)
         }
