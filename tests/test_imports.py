@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FLOORS = [
     {"mica.__main__"},
     {"mica.cli"},
-    {"mica.demo", "mica.doctor"},
+    {"mica.demo", "mica.doctor", "mica.comparison"},
     {"mica.configs"},
     {"mica.training", "mica.report"},
     {"mica.inference"},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from mica.cli import data, evaluation, models, parsers
+from mica.cli import comparison, data, evaluation, models, parsers
 from mica.errors import InputError, Interrupted
 
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": data.convert,
     "export": data.export,
     "layouts": data.layouts,
+    "compare": comparison.compare,
     "evaluate": evaluation.evaluate,
     "embed": models.embed,
     "predict": models.predict,
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _resuming(arguments: list[str]) -> str:
     """The command that goes on with what `arguments` began."""
+    if arguments[0] == "compare":
+        return f"the same command: mica {shlex.join(arguments)}"
     kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
     processes = os.environ.get("WORLD_SIZE", "1")
     launch = "" if processes == "1" else f"(launched on {processes} processes as before, or on any number) "
@@ -120,6 +123,7 @@ def make_parser(arguments: Sequence[str] = ("pretrain",)) -> ArgumentParser:
     if "pretrain" in arguments:
         _add_settings(pretrain)
     evaluation.add_command(commands)
+    comparison.add_command(commands)
     models.add_commands(commands)
     examined = parsers.make("Show versions, the device, and which kernels run, and why.")
     commands.add_subcommand("doctor", examined, help="versions, device, and which kernels run, and why")

@@ -135,7 +135,7 @@ def linear_scores(
     Validation chooses the rate (with the first seed) and the penalty. Seeds order the clips that SGD goes through.
     """
     classes, train, labels = len(class_names), features.train, features.train_labels
-    rate, penalty = _choose_settings(features.for_choosing, classes, seeds[0])
+    rate, penalty = choose_settings(features.for_choosing, classes, seeds[0])
     sgd = [fit_sgd(train, labels, classes, lr=_RATES[rate.name], seed=seed) for seed in seeds]
     logistic = fit_logistic(train, labels, classes, inverse_penalty=_PENALTIES[penalty.name])
 
@@ -148,7 +148,7 @@ def linear_scores(
     return [of_test("SGD", sgd, rate, seeds), of_test("logistic regression", [logistic], penalty)], logistic
 
 
-def _choose_settings(clips: ForChoosing, num_classes: int, seed: int) -> tuple[Choice, Choice]:
+def choose_settings(clips: ForChoosing, num_classes: int, seed: int) -> tuple[Choice, Choice]:
     """The name of the best rate for SGD, and that of the best penalty for logistic regression."""
     fit, labels = clips.fit, clips.fit_labels
     by_rate = {

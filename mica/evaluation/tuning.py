@@ -23,7 +23,7 @@ from mica.evaluation.linear import LinearClassifier
 from mica.models.mica import MICA, ModelCard
 from mica.models.precision import multiplies_bfloat16
 from mica.transforms.augment import AugmentConfig, augment
-from mica.transforms.draws import Draws
+from mica.transforms.draws import Draws, fix_generators
 from mica.transforms.streams import to_stream
 
 CROP = AugmentConfig(time_shift=1 / 6)
@@ -196,7 +196,7 @@ def _hurry_statistics(classifier: Classifier, steps: int) -> None:
 def _dropout_seeded(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     """Dropout draws from PyTorch's own generators: they follow from the seed meanwhile, and are then as before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed + (epoch << 32))
+        fix_generators(seed, epoch)
         yield
 
 

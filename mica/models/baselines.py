@@ -342,7 +342,7 @@ def energy_drop(x: Float[Tensor, "N C T V"], above: float = 0.7) -> Float[Tensor
     with torch.no_grad():
         exact = in_full(x)
         squares = (exact - exact.mean((2, 3), keepdim=True)).square()
-        variance = squares.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3] - 1)
+        variance = squares.sum((2, 3), keepdim=True) / max(x.shape[2] * x.shape[3] - 1, 1)
         attention = torch.sigmoid(squares / (4 * (variance + 1e-4)) + 0.5)
         joints = (attention.mean((1, 2), keepdim=True) < above).to(x.dtype)
         cells = (attention < above).to(x.dtype)

@@ -70,10 +70,11 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[ComparedRun]:
     paths = [Path(folder) for folder in folders]
     if len(paths) < 2:
         raise InputError(f"{len(paths)} run to compare, at least two are needed")
-    return [_read_run(path, name) for path, name in zip(paths, distinct_names(paths), strict=True)]
+    return [read_run(path, name) for path, name in zip(paths, distinct_names(paths), strict=True)]
 
 
-def _read_run(folder: Path, name: str) -> ComparedRun:
+def read_run(folder: Path, name: str) -> ComparedRun:
+    """Read a run directory, by the name that it is to have; raises InputError for a missing or a damaged file."""
     records, card = read_records(folder), ModelCard.read(folder / CHECKPOINT)
     return ComparedRun(
         name=name,

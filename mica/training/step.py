@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from copy import copy
 
@@ -121,9 +120,3 @@ class CachedGradients:
     def _encode(self, parts: Sequence[Views], place: int, around: Around) -> Features:
         around.fix_dropout(place)
         return self.pretraining.encode(parts[place])
-
-
-def fix_dropout(seed: int, step: int, rank: int, part: int) -> None:
-    """Have what follows draw what these four say, on every device: no generator carries a state from step to step."""
-    digest = hashlib.blake2b(f"{seed} {step} {rank} {part}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest) >> 1)

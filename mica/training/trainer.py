@@ -36,10 +36,10 @@ from mica.training.optimizer import learning_rate, make_optimizer
 from mica.training.parts import choose_parts, make_card
 from mica.training.phases import Phases
 from mica.training.running_knn import knn_accuracy
-from mica.training.step import CachedGradients, Pretraining, fix_dropout
+from mica.training.step import CachedGradients, Pretraining
 from mica.training.sync_norm import synchronise_norms
 from mica.transforms.augment import AugmentConfig, augment
-from mica.transforms.draws import Draws
+from mica.transforms.draws import Draws, fix_generators
 from mica.transforms.streams import to_stream
 from mica_kernels import distributed
 
@@ -128,8 +128,12 @@ class Trainer:
 
     def _build(self, place: int = 0) -> MICA:
         """A model with fresh weights; other ones for each place that the method has for a model."""
-        # Seeded right before, so that nothing that ran earlier has a say in the weights.
-        torch.manual_seed(self.config.seed + (place << 32))
+        # Seeded right before, so that nothing that ran earlier has a say in the weights. Those of the first model are
+        # those that `random_model` makes again.
+        if place == 0:
+            torch.manual_seed(self.config.seed)
+        else:
+            fix_generators(self.config.seed, place)
         try:
             model = self.card.build()
         except ValueError as error:
@@ -220,7 +224,7 @@ class Trainer:
             labels,
             draws,
             progress=self.step / (config.optimizer.epochs * self.steps_per_epoch),
-            fix_dropout=partial(fix_dropout, config.seed, self.step, rank),
+            fix_dropout=partial(fix_generators, config.seed, self.step, rank),
         )
 
     def _view(

@@ -1,0 +1,71 @@
+"""Who takes part in a comparison: a method, or one of its ablations, by a name that says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from mica.configs import FOLDER, load_config, methods
+from mica.errors import InputError
+from mica.training.config import PretrainConfig
+
+GRIDS = FOLDER / "grids.yaml"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method with changes to its recipe, and settings that were chosen for the method.
+
+    Args:
+        name: "mica", or with changes behind it "mica+encoder.frest=false".
+        chosen: settings of the method that tuning chose, for all who bear its name.
+
+    >>> one = Contestant("mica+encoder.frest=false+objectives.inter=0")
+    >>> one.method, one.changes
+    ('mica', ('encoder.frest=false', 'objectives.inter=0'))
+    >>> one.config("synthetic", seed=1).encoder.frest
+    False
+    """
+
+    name: str
+    chosen: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        return self.name.partition("+")[0]
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return tuple(self.name.split("+")[1:])
+
+    def config(self, dataset: str, seed: int, *further: str) -> PretrainConfig:
+        """Its settings on a data set: the recipe, what was chosen, its own changes, and `further` ones."""
+        own = (*self.chosen, *self.changes, *further, f"seed={seed}")
+        return load_config(f"{self.method}/{dataset}", own)
+
+
+def read_contestants(names: Sequence[str]) -> list[Contestant]:
+    """The contestants of these names; raises InputError for the same one twice, or a method without a recipe."""
+    if len(set(names)) < len(names):
+        raise InputError("the same method twice", field="methods", hint="name each once")
+    contestants = [Contestant(name) for name in names]
+    for one in contestants:
+        if one.method not in methods():
+            hint = f"methods: {', '.join(methods())}; one may be changed: mica+encoder.frest=false"
+            raise InputError(f"no method is called '{one.method}'", field="methods", hint=hint)
+    return contestants
+
+
+@cache
+def grid(method: str) -> tuple[tuple[str, ...], ...]:
+    """The settings among which tuning chooses for a method, the recipe as it is first.
+
+    >>> grid("mica")[0], len({len(grid(method)) for method in methods()})
+    ((), 1)
+    """
+    grids: dict[str, list[list[str]]] = yaml.safe_load(Path(GRIDS).read_text(encoding="utf-8"))
+    return ((), *(tuple(settings) for settings in grids[method]))
