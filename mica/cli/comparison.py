@@ -42,7 +42,7 @@ def add_command(commands: Any) -> None:
 
 
 def compare(options: Namespace) -> None:
-    from mica.comparison import compare
+    from mica.comparison.compare import compare
     from mica.comparison.table import markdown
 
     standings = compare(

@@ -1,0 +1,198 @@
+"""A whole comparison of tiny runs: what it trains, what it chooses by, what it leaves, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mica.comparison import compare as compare_module
+from mica.comparison import contestant, jobs
+from mica.comparison.compare import best_trial, compare
+from mica.comparison.jobs import Job, work_through
+from mica.comparison.page import render
+from mica.comparison.standings import QUESTIONS, Row, Standings
+from mica.comparison.table import markdown
+from mica.configs import load_config
+from mica.data.store import Store
+from mica.errors import InputError, Interrupted
+from mica.evaluation.results import read_result
+from mica.training.config import PretrainConfig
+
+METHODS = ["mica-self", "supervised"]
+MakeConfig = Callable[..., PretrainConfig]
+
+
+@pytest.fixture(scope="module")
+def tiny_recipes(tiny_config: MakeConfig) -> Any:
+    """Recipes of the methods whose trainings take a second."""
+
+    def load(name: str, changes: Any = ()) -> PretrainConfig:
+        full, tiny = load_config(name, changes), tiny_config()
+        return replace(
+            full,
+            preprocessing=tiny.preprocessing,
+            heads=tiny.heads,
+            precision="float32",
+            optimizer=replace(tiny.optimizer, lr=full.optimizer.lr),
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contestant, "load_config", load)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(
+    tiny_store: Store, tiny_recipes: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Standings]:
+    out = tmp_path_factory.mktemp("compared") / "out"
+    return out, compare(METHODS, tiny_store.path, out, seeds=2, trials=2, at_once=2)
+
+
+def test_every_method_is_tuned_on_validation_and_then_trained_from_every_seed(
+    done: tuple[Path, Standings], tiny_store: Store
+) -> None:
+    out, standings = done
+    for method in METHODS:
+        tried = [json.loads((out / method / f"trial-{n}" / "validation.json").read_text()) for n in range(2)]
+        assert all(0 <= found["mean"] <= 100 for found in tried)
+        assert not any((out / method / f"trial-{n}" / "evaluation").exists() for n in range(2)), (
+            "test part scored"
+        )
+        chosen = contestant.grid(method)[0 if tried[0]["mean"] >= tried[1]["mean"] else 1]
+        for seed in range(2):
+            found = load_config(str(out / method / f"seed-{seed}" / "config.yaml"))
+            assert (found.seed, found.split.part) == (seed, "train")
+            assert found.optimizer.lr == pytest.approx(0.003 if "optimizer.lr=0.003" in chosen else 0.001)
+        assert next(row.chosen for row in standings.rows if row.name == method) == chosen
+    assert not list(out.rglob("*.job.json"))
+
+
+def test_the_standings_are_what_the_runs_say(done: tuple[Path, Standings]) -> None:
+    out, standings = done
+    assert [row.name for row in standings.rows] == [
+        "raw coordinates", "raw, turned to the front", "random encoder", *METHODS
+    ]  # fmt: skip
+    assert [row.supervision for row in standings.rows] == [None, None, None, "none", "labels"]
+    by_name = {row.name: row for row in standings.rows}
+    for method in METHODS:
+        for seed in range(2):
+            result = read_result(out / method / f"seed-{seed}" / "evaluation" / "linear.json")
+            assert by_name[method].values["linear, SGD"][seed] == result.scores[0].top1
+    assert len(by_name["random encoder"].values["kNN"]) == 2
+    assert len(by_name["raw coordinates"].values["kNN"]) == 1
+    assert (standings.test_clips, standings.epochs, standings.seeds) == (64, 1, 2)
+    entries = json.loads((out / "comparison.json").read_text())
+    assert [row["method"] for row in entries["rows"]] == list(by_name)
+    assert "| `supervised` | yes |" in (out / "comparison.md").read_text()
+    page = (out / "comparison.html").read_text()
+    assert page.count("<svg") == 0
+    assert page.count('<img src="data:image/svg+xml;base64,') == len(QUESTIONS)
+
+
+def test_what_is_done_is_not_done_again(
+    done: tuple[Path, Standings], tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, standings = done
+    before = {
+        file: file.stat().st_mtime_ns for file in out.rglob("*") if file.suffix in (".safetensors", ".jsonl")
+    }
+    results = {file: file.stat().st_mtime_ns for file in out.rglob("evaluation/*.json")}
+    monkeypatch.setattr(compare_module, "work_through", once_more(work_through))
+    assert compare(METHODS, tiny_store.path, out, seeds=2, trials=2, at_once=2).rows == standings.rows
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert {file: file.stat().st_mtime_ns for file in results} == results
+
+
+def once_more(work: Callable[..., None]) -> Callable[..., None]:
+    """Two of the jobs stand for all: each takes seconds to load what it then finds done."""
+    return lambda todo, at_once, what: work(todo[:2], at_once, what)
+
+
+def test_a_training_that_fails_is_told_with_its_last_words(
+    tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(batch_size=4000)
+    job = Job(tiny_store.path, tmp_path / "mica" / "seed-0", config, (("linear", "trained"),))
+    with pytest.raises(
+        InputError, match=r"mica/seed-0 ended with status 1(.|\n)*fewer than one batch"
+    ) as caught:
+        work_through([job], 1, "train")
+    assert caught.value.file == tmp_path / "mica" / "seed-0.log"
+
+
+def test_a_stop_is_passed_on_to_the_trainings(
+    tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    start = jobs._start
+    monkeypatch.setattr(
+        jobs, "_start", lambda job, at_once: started.append(start(job, at_once)) or started[-1]
+    )
+
+    class Stopped(jobs.StopRequest):
+        number = property(lambda self: signal.SIGTERM if started else None, lambda self, value: None)
+
+    monkeypatch.setattr(jobs, "StopRequest", Stopped)
+    job = Job(tiny_store.path, tmp_path / "mica" / "seed-0", tiny_config(epochs=10000), ())
+    with pytest.raises(Interrupted):
+        work_through([job], 1, "train")
+    assert started[0].poll() is not None
+
+
+def test_the_first_of_the_best_trials_is_taken(tmp_path: Path) -> None:
+    for number, mean in enumerate((50.0, 70.0, 70.0)):
+        (tmp_path / f"trial-{number}").mkdir()
+        (tmp_path / f"trial-{number}" / "validation.json").write_text(json.dumps({"mean": mean}))
+    assert best_trial(tmp_path, 3) == 1
+    assert best_trial(tmp_path, 1) == 0
+
+
+@pytest.mark.parametrize("trials", [0, 99])
+def test_a_number_of_trials_that_there_are_not_is_refused(
+    tiny_store: Store, tmp_path: Path, trials: int
+) -> None:
+    with pytest.raises(InputError, match="expected 1 to"):
+        compare(["mica-self"], tiny_store.path, tmp_path / "out", trials=trials)
+
+
+def standings_of(*rows: tuple[str, Any, list[float]]) -> Standings:
+    columns = [column for _, _, column in QUESTIONS]
+    made = tuple(
+        Row(name, seen, (), dict.fromkeys(columns, values), None if seen is None else 1000, [1.0, 2.0])
+        for name, seen, values in rows
+    )
+    return Standings("nw-ucla", "cross-view", 464, 25, 2, made)
+
+
+def test_kinds_of_supervision_are_never_ranked_together() -> None:
+    standings = standings_of(
+        ("raw", None, [99.0]),
+        ("a", "none", [70.0, 80.0]),
+        ("b", "none", [75.0, 75.06]),
+        ("c", "none", [60.0, 61.0]),
+        ("alone", "words", [50.0, 52.0]),
+        ("d", "labels", [90.0, 91.0]),
+        ("e", "labels", [91.0, 92.0]),
+    )
+    lines = [line for line in markdown(standings) if line.startswith("| ")]
+    best = {line.split("|")[1].strip(): "**" in line for line in lines}
+    assert best == {
+        "method": False, "---": False, "raw": False, "`a`": True, "`b`": True, "`c`": False, "`alone`": False,
+        "`d`": False, "`e`": True,
+    }  # fmt: skip
+    assert "| **75.0 ± 7.1** |" in lines[3]
+    assert "| 1.5 |" in lines[3]
+    assert "| 99.0 |" in lines[2], "one number has no spread"
+
+
+def test_the_page_escapes_what_it_is_given() -> None:
+    page = render(standings_of(("mica+text_path=<b>", "none", [1.0, 2.0]), ("x", "none", [1.0, 1.0])))
+    assert "<b>" not in page
+    assert "mica+text_path=&lt;b&gt;" in page

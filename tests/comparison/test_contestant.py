@@ -1,0 +1,54 @@
+"""Who takes part: names, settings that differ in nothing but what the name says, and grids of one length."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mica.comparison.contestant import Contestant, grid, read_contestants
+from mica.configs import datasets, methods
+from mica.errors import InputError
+from mica.training.checks import check_config
+from mica.training.config import OptimizerConfig
+
+
+def test_a_change_changes_what_it_names_and_nothing_else() -> None:
+    plain = Contestant("mica").config("nw-ucla", 2, "split.part=train")
+    changed = Contestant("mica+encoder.frest=false").config("nw-ucla", 2, "split.part=train")
+    assert (plain.seed, plain.split.part, plain.encoder.frest) == (2, "train", True)
+    assert changed == replace(plain, encoder=replace(plain.encoder, frest=False))
+
+
+def test_what_was_chosen_holds_unless_the_name_says_otherwise() -> None:
+    chosen = ("optimizer.lr=0.5", "optimizer.epochs=7")
+    found = Contestant("mica+optimizer.lr=0.25", chosen).config("nw-ucla", 0).optimizer
+    assert (found.lr, found.epochs) == (0.25, 7)
+    assert found != OptimizerConfig()
+
+
+@pytest.mark.parametrize("method", methods())
+def test_as_many_settings_are_tried_of_each_method_and_all_are_in_range(method: str) -> None:
+    assert len(grid(method)) == len(grid("mica"))
+    assert grid(method)[0] == ()
+    assert len(set(grid(method))) == len(grid(method))
+    for settings in grid(method):
+        check_config(Contestant(method, settings).config(datasets()[0], 0))
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["mica", "mica"], "the same method twice"),
+        (["mica", "moco"], "no method is called 'moco'"),
+        (["+encoder.frest=false"], "no method is called ''"),
+    ],
+)
+def test_names_that_say_nothing_are_refused(names: list[str], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        read_contestants(names)
+
+
+def test_a_change_that_is_no_setting_is_named() -> None:
+    with pytest.raises(InputError, match=r"encoder\.frost"):
+        Contestant("mica+encoder.frost=false").config("nw-ucla", 0)
