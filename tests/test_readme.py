@@ -10,19 +10,19 @@ import pytest
 
 import mica_kernels
 from mica.cli import make_parser
-from mica.configs import recipes
+from mica.configs import datasets, find_recipe, methods
 
 ROOT = Path(__file__).resolve().parents[1]
-README, DATA, EVALUATION, SCALING = (
+README, *DOCS = (
     (ROOT / name).read_text()
-    for name in ("README.md", "docs/data.md", "docs/evaluation.md", "docs/scaling.md")
+    for name in ("README.md", "docs/data.md", "docs/evaluation.md", "docs/scaling.md", "docs/comparison.md")
 )
 LAUNCHED = re.compile(r"^(?:mica |(?:accelerate launch|torchrun|srun torchrun) .*-m mica )(.*)")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 BLOCKS = FENCED.findall(README)
 COMMANDS = [
     found[1]
-    for text in (README, DATA, EVALUATION, SCALING)
+    for text in (README, *DOCS)
     for _, block in FENCED.findall(text)
     for line in re.sub(r"\\\n\s*", "", block).splitlines()
     if (found := LAUNCHED.match(line))
@@ -40,17 +40,19 @@ def test_commands_parse(command: str) -> None:
     arguments = shlex.split(command)
     if "--config" in arguments:
         position = arguments.index("--config") + 1
-        arguments[position] = str(recipes()[arguments[position]])
+        arguments[position - 1 : position + 1] = [
+            f"--config={file}" for file in find_recipe(arguments[position])
+        ]
     assert make_parser().parse_args(arguments).subcommand == arguments[0]
 
 
-def test_every_recipe_is_named() -> None:
-    for name in recipes():
-        assert f"`{name}`" in README or f"`{name.removesuffix('-self-supervised')}`" in README
+@pytest.mark.parametrize("name", [*methods(), *datasets()])
+def test_what_recipes_are_made_of_is_named(name: str) -> None:
+    assert f"`{name}`" in README
 
 
 def test_files_it_points_to_exist() -> None:
-    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in (DATA, EVALUATION, SCALING))):
+    for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in DOCS)):
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (folder / target).exists(), target
 
