@@ -41,8 +41,9 @@ class Operator:
     slots: several sets of random inputs. exact: the result, as y, and the gradients, in float64, of a set.
     check: errors over sizes; raises WrongResultError where one is too large. implementations: by name, ours first.
     work: by mode. aims: what was aimed for and whether the rows reach it, a line each.
-    fallback: the implementation that our operator comes to where no kernel serves. floor: what is timed beside them, of
-    a forward pass, as the copy that none can beat. other_exact: `exact` of what computes something else.
+    fallback: the implementation that our operator comes to where none made for the device serves. floor: what is timed
+    beside them, of a forward pass, as the copy that none can beat. other_exact: `exact` of what computes something
+    else.
     """
 
     name: str

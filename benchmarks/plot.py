@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # drawing alone needs matplotlib
 
 COLOURS = {
     "fused": "#D55E00",
+    "dense": "#F0E442",
     "eager": "#0072B2",
     "compiled": "#009E73",
     "circulant": "#CC79A7",

@@ -1,4 +1,4 @@
-"""The spectral gate: fused kernel, eager FFT (the reference), torch.compile and circulant matrices.
+"""The spectral gate: fused kernel, dense transforms, eager FFT (the reference), torch.compile and circulant matrices.
 
 Results are checked against the reference in float64. `copy` is the floor: y.copy_(x) on the same signals.
 """
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.measure import Mark, Part, Slot
-from benchmarks.operators import Make, Operator, Work, compiled, fused, within
+from benchmarks.operators import LeftOutError, Make, Operator, Work, compiled, fused, within
 from benchmarks.results import Row, median, pick, speedup
 from mica_kernels import spectral_gate
-from mica_kernels.spectral import reference
+from mica_kernels.spectral import configs, reference
 
 GROUPS = 4
 Gate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -146,6 +146,7 @@ def _kind(case: Case) -> Literal["joint", "bin"]:
 def implementations(case: Case, device: torch.device) -> dict[str, Make]:
     found: dict[str, Make] = {
         "fused": fused(partial(spectral_gate, sparsity=_kind(case), impl="triton"), device),
+        "dense": lambda: dense(case, device),
         "eager": lambda: eager(case),
     }
     if case.with_compiled:
@@ -153,6 +154,13 @@ def implementations(case: Case, device: torch.device) -> dict[str, Make]:
     if case.sparsity == "none":
         found["circulant"] = lambda: circulant
     return found
+
+
+def dense(case: Case, device: torch.device) -> Gate:
+    """By products of matrices, where our operator takes them."""
+    if device.type != "cpu" or case.shape[2] > configs.DENSE_FRAMES:
+        raise LeftOutError(f"for up to {configs.DENSE_FRAMES} frames on a CPU")
+    return partial(spectral_gate, sparsity=_kind(case), impl="dense")
 
 
 def eager(case: Case) -> Gate:

@@ -1,8 +1,12 @@
 """Which implementation of an operator runs, and why.
 
 An operator asks `choose` at every call. The caller's `impl=` decides; where that is "auto", the environment
-variable MICA_KERNELS_IMPL decides; where that is unset or "auto" too, the kernel runs where it serves the tensors, and
-the reference elsewhere. On a CPU the kernel runs only on demand, in Triton's interpreter (TRITON_INTERPRET=1).
+variable MICA_KERNELS_IMPL decides; where that is unset or "auto" too, the kernel ("triton") runs where it serves the
+tensors, and the reference elsewhere; on a CPU `spectral_gate` takes short signals by products of matrices ("dense").
+The kernel runs on a CPU only on demand, in Triton's interpreter (TRITON_INTERPRET=1).
+
+The losses have no dense form: impl="dense" is an error there. MICA_KERNELS_IMPL=dense, which speaks to every operator
+of a process, they take for "auto".
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ from mica_kernels.contrastive import configs as contrastive
 from mica_kernels.spectral import configs as spectral
 
 OPERATORS = ("spectral_gate", "info_nce", "similarity_kl")
-IMPLEMENTATIONS = ("auto", "reference", "triton")
+IMPLEMENTATIONS = ("auto", "reference", "dense", "triton")
+DENSE = ("spectral_gate",)
+"""The operators with the implementation of this name."""
+
 VARIABLE = "MICA_KERNELS_IMPL"
 
 OLDEST = (8, 0)
@@ -38,8 +45,8 @@ class Choice:
 def choose(operator: str, *tensors: Tensor, impl: str = "auto") -> Choice:
     """Decide which implementation of `operator` runs on `tensors`, the signals first.
 
-    "auto" never fails. Raises RuntimeError where "triton" is demanded and no kernel serves, ValueError for an
-    operator or an implementation that does not exist.
+    "auto" never fails. Raises RuntimeError where "triton" or "dense" is demanded and does not serve, ValueError for
+    an operator or an implementation that does not exist.
 
     >>> choose("spectral_gate", torch.zeros(1, 4, 8, 5), impl="reference")
     Choice(impl='reference', reason='impl="reference" was asked for')
@@ -69,30 +76,35 @@ def explain(device: torch.device | str) -> dict[str, Choice]:
 def _choose(operator: str, device: torch.device, tensors: tuple[Tensor, ...], impl: str) -> Choice:
     if operator not in OPERATORS:
         raise ValueError(f"operator must be one of {', '.join(OPERATORS)}; got {operator!r}")
-    asked, source = _asked(impl)
+    asked, source = _asked(operator, impl)
     if asked == "reference":
         return Choice("reference", f"{source} was asked for")
-    obstacle = _obstacle(operator, device, tensors)
-    if asked == "triton":
+    obstacle = _dense_obstacle(operator) if asked == "dense" else _obstacle(operator, device, tensors)
+    if asked != "auto":
         if obstacle is not None:
             raise RuntimeError(f'{source} was asked for, but {obstacle}; ask for "auto" or "reference"')
-        return Choice("triton", f"{source} was asked for")
+        return Choice(asked, f"{source} was asked for")
     if obstacle is None and device.type == "cpu":
         obstacle = "on the CPU the kernel only runs in Triton's interpreter, which is for tests"
     if obstacle is None:
         obstacle = _too_small(operator, tensors)
     if obstacle is None:
         return Choice("triton", f"the compiled kernel serves {device.type}")
+    if device.type == "cpu" and _dense_obstacle(operator) is None and _is_short(tensors):
+        faster = "products of matrices are faster than the reference's FFT"
+        return Choice("dense", f"{obstacle}; up to {spectral.DENSE_FRAMES} frames {faster}")
     return Choice("reference", f"{obstacle}, so the PyTorch reference runs")
 
 
 @torch.compiler.assume_constant_result
-def _asked(impl: str) -> tuple[str, str]:
+def _asked(operator: str, impl: str) -> tuple[str, str]:
     """The implementation asked for and, for messages, where it was asked for."""
     source = f'impl="{impl}"'
     if impl == "auto" and VARIABLE in os.environ:
         impl = os.environ[VARIABLE]
         source = f"{VARIABLE}={impl}"
+        if impl == "dense" and operator not in DENSE:
+            impl = "auto"
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"{source}: the implementation must be one of {', '.join(IMPLEMENTATIONS)}")
     return impl, source
@@ -103,9 +115,27 @@ def _obstacle(operator: str, where: torch.device, tensors: tuple[Tensor, ...]) -
     obstacle = _device_obstacle(operator, where)
     if obstacle is not None or not tensors:
         return obstacle
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if _is_transformed():
         return "torch.func and forward-mode differentiation look into an operator, and not into a kernel"
     return _UNSERVED[operator](*tensors)
+
+
+def _dense_obstacle(operator: str) -> str | None:
+    """Why there are no products of matrices in place of the reference; None where there are."""
+    if operator not in DENSE:
+        return f"{operator} has no such form"
+    if _is_transformed():
+        return "torch.func and forward-mode differentiation need plain operations throughout"
+    return None
+
+
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _is_short(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether products of matrices are the faster way on a CPU; of no tensors, it is said what short ones get."""
+    return len(tensors) == 0 or tensors[0].shape[2] <= spectral.DENSE_FRAMES
 
 
 @torch.compiler.assume_constant_result

@@ -15,7 +15,9 @@ from mica_kernels import backend, prebuilt
 def test_every_operator_has_an_implementation_and_a_reason() -> None:
     text = doctor.examine()
     for operator in backend.OPERATORS:
-        assert re.search(rf"^  {operator} +(reference|triton): \w.{{10,}}$", text, re.MULTILINE), operator
+        assert re.search(rf"^  {operator} +(reference|dense|triton): \w.{{10,}}$", text, re.MULTILINE), (
+            operator
+        )
 
 
 def test_versions_device_and_precision_are_told() -> None:

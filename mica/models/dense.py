@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 from mica.models.frest import FreST
 from mica.models.stgcn import STGCN
-from mica_kernels.spectral.reference import EPS
+from mica_kernels.spectral.reference import EPS, complex_bins, fourier_matrices
 
 
 class DenseFreST(nn.Module):
@@ -45,7 +43,7 @@ class DenseFreST(nn.Module):
                 "mixing": None if layer.spatial_basis is None else layer.joint_mixing()[:, None],
                 "analysis": analysis,
                 "real": real.clone(),
-                "imaginary": imaginary * _complex_bins(num_frames).to(imaginary)[:, None],
+                "imaginary": imaginary * complex_bins(num_frames, imaginary.device)[:, None],
                 "threshold": None if threshold is None else threshold[:, None, None],
                 "synthesis": synthesis,
             }
@@ -81,30 +79,6 @@ class DenseFreST(nn.Module):
             rms = (y.square().mean(dim=3, keepdim=True) + EPS).sqrt()
             y = y * F.relu(1 - self.threshold / rms)
         return y.flatten(1, 2)
-
-
-def fourier_matrices(num_frames: int) -> tuple[Float[Tensor, "2F T"], Float[Tensor, "T 2F"]]:
-    """The orthonormal rfft and irfft over T frames as matrices: real parts of the F bins first, then imaginary ones.
-
-    >>> x = torch.randn(7, dtype=torch.float64)
-    >>> analysis, synthesis = fourier_matrices(7)
-    >>> spectrum = torch.fft.rfft(x, norm="ortho")
-    >>> torch.allclose(analysis @ x, torch.cat([spectrum.real, spectrum.imag]))
-    True
-    >>> torch.allclose(synthesis @ analysis @ x, x)
-    True
-    """
-    bins, frames = torch.arange(num_frames // 2 + 1)[:, None], torch.arange(num_frames)
-    # Whole turns are taken off in integers, where they cost no digits.
-    angles = (bins * frames % num_frames).double() * (2 * math.pi / num_frames)
-    analysis = torch.cat([angles.cos(), -angles.sin()]) / math.sqrt(num_frames)
-    times = 1 + _complex_bins(num_frames).double()  # a bin stands for its mirror image, too
-    return analysis, (analysis * torch.cat([times, times])[:, None]).T.contiguous()
-
-
-def _complex_bins(num_frames: int) -> Tensor:
-    """Which bins of a real signal have an imaginary part: all but 0 and T/2."""
-    return 2 * torch.arange(num_frames // 2 + 1) % num_frames != 0
 
 
 @torch.no_grad()

@@ -51,8 +51,8 @@ def spectral_gate(
         threshold: in units of x; (G, V), or (G,) for one value for all joints. Not negative; that is not
             checked, since it would wait for the device.
         sparsity: what the threshold decides on, "joint" or "bin".
-        impl: "auto", "reference" or "triton", see `mica_kernels.backend`. The kernel saves x and the parameters
-            for the backward pass and nothing else.
+        impl: "auto", "reference", "dense" or "triton", see `mica_kernels.backend`. The kernel saves x and the
+            parameters for the backward pass and nothing else.
 
     Returns:
         y with the shape, dtype and memory format of x, under autocast too. Differentiable, twice, in x, weight
@@ -60,7 +60,7 @@ def spectral_gate(
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
-        RuntimeError: impl="triton" where no kernel serves; the message says why.
+        RuntimeError: impl="triton" where no kernel serves, impl="dense" under torch.func; the message says why.
 
     >>> import torch
     >>> x = torch.randn(2, 4, 9, 3)
@@ -71,8 +71,11 @@ def spectral_gate(
     0
     """
     _check(x, weight, threshold, sparsity)
-    if choose("spectral_gate", x, impl=impl).impl == "reference":
+    chosen = choose("spectral_gate", x, impl=impl).impl
+    if chosen == "reference":
         return reference.spectral_gate(x, weight, threshold, sparsity)
+    if chosen == "dense":
+        return reference.dense_spectral_gate(x, weight, threshold, sparsity)
     return torch.ops.mica_kernels.spectral_gate(x, weight, threshold, sparsity)
 
 

@@ -30,10 +30,10 @@ def test_every_case_and_implementation_is_listed(capsys: pytest.CaptureFixture[s
     count = sum(len(operator.cases) + len(operator.cpu_cases) for operator in OPERATORS.values())
     assert len(printed) == len(OPERATORS) + count
     assert any(
-        line.split() == ["cuda", "headline-joint", "fused,", "eager,", "compiled", "(quick)"]
+        line.split() == ["cuda", "headline-joint", "fused,", "dense,", "eager,", "compiled", "(quick)"]
         for line in printed
     )
-    assert any(line.split() == ["cpu", "cpu-bin", "fused,", "eager"] for line in printed)
+    assert any(line.split() == ["cpu", "cpu-bin", "fused,", "dense,", "eager"] for line in printed)
 
 
 def test_a_run_prints_keeps_and_sums_up(

@@ -162,7 +162,7 @@ def test_the_command_refuses(
     assert "FAILED spectral_gate tiny-none circulant: wrong, and so not timed: " in printed
     kept = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert {row["implementation"] for row in kept if row.get("failed")} == {"circulant"}
-    assert {row["implementation"] for row in kept if row.get("times")} == {"copy", "eager"}
+    assert {row["implementation"] for row in kept if row.get("times")} == {"copy", "dense", "eager"}
     assert main([*arguments, "--implementation", "eager"]) == 0
 
 

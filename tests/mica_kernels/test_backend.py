@@ -13,12 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mica_kernels import device, spectral_gate
 from mica_kernels.backend import OPERATORS, VARIABLE, choose, explain
 from mica_kernels.contrastive import configs as contrastive
+from mica_kernels.spectral import configs as spectral
 
 CPU_REASONS = {
     "1": "on the CPU the kernel only runs in Triton's interpreter, which is for tests",
     "0": "the kernel needs a GPU, and this runs on the CPU",
 }
-"""Why "auto" takes the reference, by TRITON_INTERPRET."""
+"""Why "auto" does without the kernel, by TRITON_INTERPRET."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def matrix(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> tuple
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("interpreted", ["0", "1"])
-def test_auto_on_a_cpu_runs_the_reference_and_says_why(
+def test_auto_on_a_cpu_does_without_the_kernel_and_says_why(
     interpreted: str, operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(device.INTERPRETER, interpreted)
@@ -52,8 +53,44 @@ def test_auto_on_a_cpu_runs_the_reference_and_says_why(
     tensors = (torch.zeros(1, 1, 4, 1),) if operator == "spectral_gate" else (torch.zeros(2048, 1),) * 2
     choice = choose(operator, *tensors)
     why = CPU_REASONS[interpreted]
-    assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
+    if operator == "spectral_gate":
+        faster = (
+            f"up to {spectral.DENSE_FRAMES} frames products of matrices are faster than the reference's FFT"
+        )
+        assert (choice.impl, choice.reason) == ("dense", f"{why}; {faster}")
+    else:
+        assert (choice.impl, choice.reason) == ("reference", f"{why}, so the PyTorch reference runs")
     assert explain("cpu")[operator] == choice
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_auto_on_a_cpu_takes_products_of_matrices_for_short_signals_alone(dtype: torch.dtype) -> None:
+    longest = torch.zeros(1, 1, spectral.DENSE_FRAMES, 1, dtype=dtype)
+    longer = torch.zeros(1, 1, spectral.DENSE_FRAMES + 1, 1, dtype=dtype)
+    assert choose("spectral_gate", longest).impl == "dense"
+    assert choose("spectral_gate", longer).impl == "reference"
+    assert choose("spectral_gate", longer).reason.endswith(", so the PyTorch reference runs")
+    assert choose("spectral_gate", longer, impl="dense").impl == "dense"
+    assert choose("spectral_gate", longest.to("meta")).impl == "reference"
+    assert (
+        torch.func.vmap(lambda x: x.new_full((), choose("spectral_gate", x).impl == "dense"))(longest[None])
+        == 0
+    )
+
+
+def test_the_losses_have_no_dense_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To demand it of one is an error; the variable speaks to all operators, and leaves these as they are."""
+    for operator in ("info_nce", "similarity_kl"):
+        expected = choose(operator, torch.zeros(2, 3), torch.zeros(2, 3))
+        with pytest.raises(
+            RuntimeError, match=rf'impl="dense" was asked for, but {operator} has no such form'
+        ):
+            choose(operator, torch.zeros(2, 3), torch.zeros(2, 3), impl="dense")
+        with monkeypatch.context() as patch:
+            patch.setenv(VARIABLE, "dense")
+            assert choose(operator, torch.zeros(2, 3), torch.zeros(2, 3)) == expected
+            choice = choose("spectral_gate", torch.zeros(1, 1, 600, 1))
+            assert (choice.impl, choice.reason) == ("dense", "MICA_KERNELS_IMPL=dense was asked for")
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -122,7 +159,7 @@ def test_gpus_that_are_not_served(
     ("x", "reason"),
     [
         (torch.zeros(1, 1, 513, 1), "the kernel serves up to 512 frames, not 513"),
-        (torch.zeros(1, 1, 4, 1).double(), "the kernel serves float32, bfloat16, float16, not float64"),
+        (torch.zeros(1, 1, 200, 1).double(), "the kernel serves float32, bfloat16, float16, not float64"),
         (torch.zeros(1, 1, 4, 1, device="meta"), "the kernel serves NVIDIA GPUs, not meta"),
     ],
 )
@@ -176,7 +213,8 @@ def test_explain_needs_no_such_device(where: str | torch.device, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choices = explain(where)
     assert set(choices) == set(OPERATORS)
-    assert all(choice.impl == "reference" for choice in choices.values())
+    assert choices["spectral_gate"].impl == ("dense" if where == "cpu" else "reference")
+    assert choices["info_nce"].impl == choices["similarity_kl"].impl == "reference"
 
 
 @pytest.mark.parametrize("demand", ["triton", "fast"])

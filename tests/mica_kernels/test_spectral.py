@@ -1,4 +1,4 @@
-"""The spectral gate against sums written out in numpy: the definition, its gradients and its ugly cases."""
+"""The spectral gate in PyTorch against sums written out in numpy: the definition, its gradients and its ugly cases."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ import torch
 from numpy.typing import NDArray
 
 from mica_kernels import spectral_gate
+from mica_kernels.backend import VARIABLE
+from mica_kernels.spectral.reference import fourier_matrices
 
 FRAMES = [1, 2, 3, 4, 7, 8, 50]
 SPARSITIES = ["joint", "bin"]
+
+
+@pytest.fixture(autouse=True, params=["reference", "dense"])
+def _implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, request.param)
 
 
 def naive_gate(
@@ -215,7 +222,7 @@ def test_empty_batch(sparsity: str | None, memory_format: torch.memory_format) -
     ("dtype", "budget"), [(torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 8e-3)]
 )
 def test_precision(dtype: torch.dtype, budget: float, sparsity: str | None) -> None:
-    """Half inputs cost no more than the rounding of the result, budgeted against its largest value."""
+    """Half inputs cost about as much as the rounding of the result, budgeted against its largest value."""
     x, weight, threshold = (tensor.to(dtype) for tensor in example(50))
     gate = None if sparsity is None else threshold
     y = spectral_gate(x, weight, gate, sparsity=sparsity or "joint")
@@ -269,3 +276,12 @@ def test_errors_name_the_argument(changes: dict, error: type[Exception], message
     arguments = {"x": torch.zeros(2, 4, 8, 3), "weight": torch.zeros(2, 5, 3, 2), **changes}
     with pytest.raises(error, match=message):
         spectral_gate(**arguments)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 64, 125])
+def test_fourier_matrices(num_frames: int) -> None:
+    x = torch.randn(num_frames, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    analysis, synthesis = fourier_matrices(num_frames)
+    spectrum = torch.fft.rfft(x, dim=0, norm="ortho")
+    torch.testing.assert_close(analysis @ x, torch.cat([spectrum.real, spectrum.imag]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(synthesis @ analysis @ x, x, atol=1e-12, rtol=0)

@@ -1,4 +1,7 @@
-"""The spectral gate's kernels against the reference in float64: on a GPU if there is one, else interpreted."""
+"""The spectral gate's kernels against the reference in float64: on a GPU if there is one, else interpreted.
+
+So are its products of matrices, which need neither.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ Results = dict[str, Tensor]
 Poisoned = Callable[[], AbstractContextManager[None]]
 
 fused_gate = partial(spectral_gate, impl="triton")
+dense_gate = partial(spectral_gate, impl="dense")
 reference_gate = partial(spectral_gate, impl="reference")
 
 dtypes = pytest.mark.parametrize(
@@ -174,6 +178,26 @@ def test_values_and_gradients(
         fused = differentiate(fused_gate, *arguments)
     check_budget(fused, *arguments)
     assert fused["y"].stride() == torch.empty_like(arguments[0]).stride()
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@given(case=cases())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_products_of_matrices(
+    dtype: torch.dtype,
+    differentiate: Callable[..., Results],
+    check_budget: Callable[..., None],
+    case: Case,
+) -> None:
+    """On any device. Four steps round: transform, filter, transform, gate; those of a constant all to one side.
+
+    Sums over frames are of float32 in half precisions, and have more digits than their terms there alone.
+    """
+    arguments = case.arguments(dtype)
+    results = differentiate(dense_gate, *arguments)
+    check_budget(results, *arguments, unit=(4 if dtype.itemsize == 2 else 16) * torch.finfo(dtype).eps)
+    if case.clips:
+        assert results["y"].stride() == torch.empty_like(arguments[0]).stride()
 
 
 @pytest.mark.parametrize(

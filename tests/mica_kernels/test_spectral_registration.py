@@ -1,6 +1,7 @@
-"""The spectral gate's kernel as an operator of PyTorch's: compilation, export, autocast, transforms, higher gradients.
+"""The spectral gate as an operator of PyTorch's: compilation, export, autocast, transforms, higher gradients.
 
-On a machine without a GPU it runs in Triton's interpreter; where that is off, in a process of its own, it falls back.
+On a machine without a GPU the kernel runs in Triton's interpreter; where that is off, in a process of its own, it falls
+back.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mica_kernels import backend, spectral_gate
 from mica_kernels.nn import SpectralGate
+from mica_kernels.spectral import reference
 
 pytest.importorskip("triton")
 
@@ -29,6 +32,7 @@ OPERATOR = torch.ops.mica_kernels.spectral_gate.default
 BACKWARD = torch.ops.mica_kernels.spectral_gate_backward.default
 
 fused_gate = partial(spectral_gate, impl="triton")
+dense_gate = partial(spectral_gate, impl="dense")
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +104,7 @@ def test_fake_tensors_need_no_such_device(device: str) -> None:
         assert result.device == like.device
 
 
-@pytest.mark.parametrize("impl", ["triton", "auto"])
+@pytest.mark.parametrize("impl", ["triton", "dense", "reference", "auto"])
 def test_compiles_once_for_all_batches_and_frames(impl: str) -> None:
     """In one graph, forward and backward. Sizes that are equal in the first call would be taken for one."""
     counter = CompileCounterWithBackend("aot_eager")
@@ -112,7 +116,8 @@ def test_compiles_once_for_all_batches_and_frames(impl: str) -> None:
         )
     assert counter.frame_count == 1
     calls = [str(node.target) for node in counter.graphs[0].graph.nodes if node.op == "call_function"]
-    assert any("mica_kernels" in call for call in calls) == (impl == "triton" or DEVICE.type == "cuda")
+    fused = impl == "triton" or (impl == "auto" and DEVICE.type == "cuda")
+    assert any("mica_kernels" in call for call in calls) == fused
 
 
 @pytest.mark.parametrize("sparsity", [None, "bin"])
@@ -160,7 +165,7 @@ def test_dynamic_frames_go_beyond_what_the_kernel_serves() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("impl", ["triton", "reference"])
+@pytest.mark.parametrize("impl", ["triton", "dense", "reference"])
 def test_autocast_leaves_the_gate_alone(impl: str, dtype: torch.dtype) -> None:
     gate, tensors = partial(spectral_gate, impl=impl), example()
     expected = gradients(gate, *tensors)
@@ -207,6 +212,67 @@ def test_export() -> None:
             torch.testing.assert_close(exported(x), block(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("record", [True, False])
+def test_export_of_products_of_matrices(record: bool) -> None:
+    """What the export leaves behind is met by none: the same frames are called for the first time after it."""
+    block, (x, weight, threshold) = _Dense(), example(3, 11)
+    clips = torch.export.Dim("clips")
+    reference._kept_matrices.cache_clear()
+    with torch.set_grad_enabled(record):
+        program = torch.export.export(
+            block, (x, weight, threshold), dynamic_shapes=({0: clips}, None, None)
+        ).run_decompositions()
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert all(target.namespace == "aten" for target in calls if isinstance(target, torch._ops.OpOverload))
+    x = example(5, 11)[0]
+    torch.testing.assert_close(program.module()(x, weight, threshold), dense_gate(x, weight, threshold))
+
+
+class _Dense(nn.Module):
+    def forward(self, x: Tensor, weight: Tensor, threshold: Tensor) -> Tensor:
+        return dense_gate(x, weight, threshold)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.inference_mode, partial(FakeTensorMode, allow_non_fake_inputs=True), lambda: torch.device("meta")],
+    ids=["inference", "fake", "meta"],
+)
+def test_no_mode_is_remembered(mode: Callable[[], AbstractContextManager[None]]) -> None:
+    """The matrices for a number of frames may be made under any, and the next call is none the wiser."""
+    tensors = example(2, 7)
+    reference._kept_matrices.cache_clear()
+    with mode():
+        dense_gate(*tensors)
+    torch.testing.assert_close(
+        gradients(dense_gate, *tensors), gradients(spectral_gate, *tensors, impl="reference")
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sparsity", [None, "joint", "bin"])
+def test_products_of_matrices_save_no_more_than_the_reference(
+    sparsity: str | None, dtype: torch.dtype
+) -> None:
+    x, weight, threshold = example(4, 64, requires_grad=True)
+
+    def saved(impl: str) -> int:
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            return kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            gate = None if sparsity is None else threshold
+            y = spectral_gate(x.to(dtype), weight, gate, sparsity=sparsity or "joint", impl=impl)
+        assert y.requires_grad
+        for matrix in reference._kept_matrices(64, dtype, DEVICE):  # kept anyhow
+            kept.pop(matrix.untyped_storage()._cdata, None)
+        return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+    assert saved("dense") <= saved("reference")
+
+
 def second_gradients(gate: Callable[..., Tensor], *tensors: Tensor | None) -> list[Tensor]:
     """Of a function of all first gradients, and of y."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
@@ -218,17 +284,19 @@ def second_gradients(gate: Callable[..., Tensor], *tensors: Tensor | None) -> li
 
 
 @pytest.mark.parametrize("sparsity", [None, "joint", "bin"])
-def test_second_and_third_gradients(sparsity: str | None) -> None:
+@pytest.mark.parametrize("other", ["triton", "dense"])
+def test_second_and_third_gradients(other: str, sparsity: str | None) -> None:
     tensors = example()[: 2 if sparsity is None else 3]
     results, expected = (
         second_gradients(partial(spectral_gate, sparsity=sparsity or "joint", impl=impl), *tensors)
-        for impl in ("triton", "reference")
+        for impl in (other, "reference")
     )
     torch.testing.assert_close(results, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2])
-def test_second_gradient_of_one_argument_alone(wanted: int) -> None:
+@pytest.mark.parametrize("other", ["triton", "dense"])
+def test_second_gradient_of_one_argument_alone(other: str, wanted: int) -> None:
     """As a gradient penalty takes it."""
 
     def penalty(impl: str) -> tuple[Tensor, ...]:
@@ -237,7 +305,7 @@ def test_second_gradient_of_one_argument_alone(wanted: int) -> None:
         (first,) = torch.autograd.grad(y.square().sum(), tensors[wanted], create_graph=True)
         return first, *torch.autograd.grad(first.square().sum(), tensors[wanted])
 
-    torch.testing.assert_close(penalty("triton"), penalty("reference"), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(penalty(other), penalty("reference"), rtol=1e-4, atol=1e-4)
 
 
 def test_second_gradient_without_threshold_by_dy() -> None:
@@ -306,15 +374,17 @@ def test_forward_mode() -> None:
     ],
     ids=["vmap", "grad", "jvp", "jacrev"],
 )
-def test_transforms_of_the_kernel_are_refused(transform: Callable[..., Tensor]) -> None:
-    with pytest.raises(RuntimeError, match=r'impl="triton" was asked for, but torch\.func and forward-mode'):
-        transform(fused_gate, *example())
+@pytest.mark.parametrize("impl", ["triton", "dense"])
+def test_transforms_of_all_but_the_reference_are_refused(impl: str, transform: Callable[..., Tensor]) -> None:
+    with pytest.raises(RuntimeError, match=rf'impl="{impl}" was asked for, but torch\.func and forward-mode'):
+        transform(partial(spectral_gate, impl=impl), *example())
 
 
-def test_forward_mode_of_the_kernel_is_refused() -> None:
+@pytest.mark.parametrize("gate", [fused_gate, dense_gate], ids=["triton", "dense"])
+def test_forward_mode_of_all_but_the_reference_is_refused(gate: Callable[..., Tensor]) -> None:
     x, weight, threshold = example()
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="and forward-mode differentiation"):
-        fused_gate(forward_ad.make_dual(x, x), weight, threshold)
+        gate(forward_ad.make_dual(x, x), weight, threshold)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +400,7 @@ def test_what_the_kernel_does_not_serve(
     tensors = example(1, frames, dtype=dtype)
     with pytest.raises(RuntimeError, match=f'impl="triton" was asked for, but {reason}; ask for "auto"'):
         fused_gate(*tensors)
-    assert torch.equal(spectral_gate(*tensors), spectral_gate(*tensors, impl="reference"))
+    torch.testing.assert_close(spectral_gate(*tensors), spectral_gate(*tensors, impl="reference"))
     monkeypatch.setenv(backend.VARIABLE, "triton")
     with pytest.raises(RuntimeError, match=f"MICA_KERNELS_IMPL=triton was asked for, but {reason}"):
         spectral_gate(*tensors)
@@ -370,7 +440,8 @@ try:
     spectral_gate(x, weight, threshold, impl="triton")
 except RuntimeError as error:
     print(error)
-assert torch.equal(spectral_gate(x, weight, threshold), reference.spectral_gate(x, weight, threshold, "joint"))
+expected = reference.dense_spectral_gate(x, weight, threshold, "joint")
+assert torch.equal(spectral_gate(x, weight, threshold), expected)
 
 for gate in (operator, torch.compile(operator, backend="aot_eager", fullgraph=True)):
     results = []
@@ -420,5 +491,6 @@ torch.testing.assert_close(torch.ops.mica_kernels.spectral_gate(x, weight, None,
 def test_without_triton(run: Callable[..., str]) -> None:
     lines = run(WITHOUT_TRITON).splitlines()
     missing = "Triton, which compiles the kernel, is not installed"
-    assert lines[0] == lines[1] == f"{missing}, so the PyTorch reference runs"
+    assert lines[0].startswith(f"{missing}; up to 128 frames products of matrices are faster")
+    assert lines[1] == f"{missing}, so the PyTorch reference runs"
     assert lines[2] == f'impl="triton" was asked for, but {missing}; ask for "auto" or "reference"'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mica.models.dense import DenseFreST, densify, fourier_matrices
+from mica.models.dense import DenseFreST, densify
 from mica.models.frest import FreST
 from mica.models.stgcn import STGCN
 from mica.skeleton import get_layout
@@ -66,15 +66,6 @@ def test_silence_stays_silent() -> None:
         layer = trained(8, sparsity=sparsity)
         filtered = DenseFreST(layer, 8).filter(torch.zeros(1, 4, 8, 20, dtype=torch.float64))
         assert torch.equal(filtered, torch.zeros_like(filtered))
-
-
-@pytest.mark.parametrize("num_frames", [1, 2, 7, 64, 125])
-def test_fourier_matrices(num_frames: int) -> None:
-    x = draw(num_frames, 3)
-    analysis, synthesis = fourier_matrices(num_frames)
-    spectrum = torch.fft.rfft(x, dim=0, norm="ortho")
-    torch.testing.assert_close(analysis @ x, torch.cat([spectrum.real, spectrum.imag]), atol=1e-12, rtol=0)
-    torch.testing.assert_close(synthesis @ analysis @ x, x, atol=1e-12, rtol=0)
 
 
 @torch.no_grad()
