@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -32,6 +33,19 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each method")
     parser.add_argument("--budget", type=int, default=None, help="epochs of each; by default the recipe's")
     parser.add_argument(
+        "--recipe",
+        type=str,
+        default=None,
+        help="a YAML file of your own in place of the data set's recipe; mica/configs/datasets holds examples",
+    )
+    parser.add_argument(
+        "--set",
+        type=str,
+        nargs="+",
+        default=[],
+        help="settings of all methods: split.protocol=cross-setup optimizer.lr=0.002",
+    )
+    parser.add_argument(
         "--trials",
         type=int,
         default=1,
@@ -42,17 +56,19 @@ def add_command(commands: Any) -> None:
 
 
 def compare(options: Namespace) -> None:
-    from mica.comparison.compare import compare
+    from mica.comparison.compare import Plan, compare
     from mica.comparison.table import markdown
 
-    standings = compare(
-        options.methods,
-        options.data,
-        options.out,
+    plan = Plan(
+        data=Path(options.data),
+        out=Path(options.out),
         seeds=options.seeds,
         budget=options.budget,
         trials=options.trials,
         at_once=options.jobs,
+        recipe=options.recipe,
+        settings=tuple(options.set),
     )
+    standings = compare(options.methods, plan)
     print("\n".join(markdown(standings)))
     print(f"\nalso: {options.out}/comparison.html, comparison.md, comparison.json")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mica.comparison.contestant import Contestant, grid, read_contestants
@@ -26,80 +26,90 @@ FLOORS = (
 )
 
 
-def compare(
-    methods: Sequence[str],
-    data: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    seeds: int = 3,
-    budget: int | None = None,
-    trials: int = 1,
-    at_once: int = 1,
-) -> Standings:
-    """Compare methods on a store, and write what came of it into the folder `out`; return the standings.
-
-    A comparison that was stopped goes on where it was: called again, it takes up every training that is saved and every
-    score that is kept.
+@dataclass(frozen=True)
+class Plan:
+    """How methods are compared.
 
     Args:
-        methods: names as of `Contestant`.
-        data: the store; its data set has to have recipes.
+        data: the store.
         out: OUT/METHOD/seed-0, ...: the runs; OUT/comparison.md, .json and .html: what came of it.
         seeds: how often each method is trained.
-        budget: epochs of every training; None for those of the data set's recipe.
+        budget: epochs of every training; None for those of the recipe.
         trials: settings of each method that are tried on the validation part, the recipe's own first; 1 tries none.
         at_once: how many trainings go side by side, sharing the processor's cores out.
-
-    Raises InputError where a name is no method's, a setting is out of range, or a training fails; Interrupted where it
-    was asked to stop.
+        recipe: the name of a data set, or a YAML file for data of one's own, whose settings all methods share; None for
+            the store's own data set.
+        settings: further ones that all methods share, such as "split.protocol=cross-view".
     """
-    data, out = Path(data), Path(out)
-    store = Store.open(data)
-    contestants = _tuned(read_contestants(methods), store, data, out, budget, trials, at_once)
+
+    data: Path
+    out: Path
+    seeds: int = 3
+    budget: int | None = None
+    trials: int = 1
+    at_once: int = 1
+    recipe: str | None = None
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field, most in (("seeds", math.inf), ("trials", len(grid("mica"))), ("at_once", math.inf)):
+            value = getattr(self, field)
+            if not 1 <= value <= most:
+                expected = "at least 1" if most == math.inf else f"1 to {most}"
+                raise InputError(f"{value}, expected {expected}", field=field)
+
+    def job(self, one: Contestant, name: str, seed: int, part: str, judged: Sequence[tuple[str, str]]) -> Job:
+        """Train a contestant on a part of the clips, as OUT/METHOD/name, and judge it."""
+        budget = [] if self.budget is None else [f"optimizer.epochs={self.budget}"]
+        recipe = self.recipe or Store.open(self.data).info.dataset
+        config = one.config(recipe, seed, *self.settings, f"split.part={part}", "knn_every=0", *budget)
+        return Job(self.data, self.out / one.name / name, config, tuple(judged))
+
+
+def compare(methods: Sequence[str], plan: Plan) -> Standings:
+    """Compare methods, by names as of `Contestant`, and write what came of it beside their runs; return the standings.
+
+    A comparison that was stopped goes on where it was: called again, it takes up every training that is saved and every
+    score that is kept. Raises InputError where a name is no method's, a setting is out of range, or a training fails;
+    Interrupted where it was asked to stop.
+    """
+    contestants = read_contestants(methods)
+    if plan.trials > 1:
+        contestants = _tuned(contestants, plan)
+    # All is chosen: from here on the validation clips train, too.
     jobs = [
-        Job(data, _run(out, one, seed), one.config(store.info.dataset, seed, *_final(budget)), JUDGED)
-        for seed in range(seeds)
+        plan.job(one, f"seed-{seed}", seed, "train", JUDGED)
+        for seed in range(plan.seeds)
         for one in contestants
     ]
     # What needs no training stands below all: coordinates as they are, and the first contestant's encoder untrained.
     for place in range(0, len(jobs), len(contestants)):
         floors = FLOORS if place == 0 else FLOORS_BY_SEED
         jobs[place] = replace(jobs[place], judged=(*JUDGED, *floors))
-    work_through(jobs, at_once, "train and score")
-    standings = read_standings(out, contestants, seeds)
-    write_table(standings, out)
-    write_page(standings, out)
+    work_through(jobs, plan.at_once, "train and score")
+    standings = read_standings(plan.out, contestants, plan.seeds)
+    write_table(standings, plan.out)
+    write_page(standings, plan.out)
     return standings
 
 
-def _tuned(
-    contestants: list[Contestant],
-    store: Store,
-    data: Path,
-    out: Path,
-    budget: int | None,
-    trials: int,
-    at_once: int,
-) -> list[Contestant]:
+def _tuned(contestants: Sequence[Contestant], plan: Plan) -> list[Contestant]:
     """The contestants with the settings that do best on the validation part, the same number tried for each method."""
-    names = list(dict.fromkeys(one.method for one in contestants))
-    if not 1 <= trials <= len(grid(names[0])):
-        raise InputError(f"{trials}, expected 1 to {len(grid(names[0]))}", field="trials")
-    if trials == 1:
-        return contestants
-    tried = {name: [Contestant(name, settings) for settings in grid(name)[:trials]] for name in names}
+    methods = dict.fromkeys(one.method for one in contestants)
+    tried = {
+        method: [Contestant(method, settings) for settings in grid(method)[: plan.trials]]
+        for method in methods
+    }
     jobs = [
-        Job(
-            data,
-            out / name / f"trial-{number}",
-            one.config(store.info.dataset, TUNING_SEED, "split.part=fit", *_common(budget)),
-            (("validation", ""),),
-        )
-        for name, candidates in tried.items()
+        plan.job(one, f"trial-{number}", TUNING_SEED, "fit", (("validation", ""),))
+        for candidates in tried.values()
         for number, one in enumerate(candidates)
     ]
-    work_through(jobs, at_once, "tune")
-    chosen = {name: candidates[best_trial(out / name, trials)].chosen for name, candidates in tried.items()}
+    work_through(jobs, plan.at_once, "tune")
+    chosen = {
+        method: candidates[best_trial(plan.out / method, plan.trials)].chosen
+        for method, candidates in tried.items()
+    }
     return [replace(one, chosen=chosen[one.method]) for one in contestants]
 
 
@@ -109,16 +119,3 @@ def best_trial(folder: Path, trials: int) -> int:
         json.loads((folder / f"trial-{number}" / VALIDATION).read_text())["mean"] for number in range(trials)
     ]
     return found.index(max(found))
-
-
-def _run(out: Path, one: Contestant, seed: int) -> Path:
-    return out / one.name / f"seed-{seed}"
-
-
-def _final(budget: int | None) -> tuple[str, ...]:
-    """All is chosen: the validation clips train, too."""
-    return "split.part=train", *_common(budget)
-
-
-def _common(budget: int | None) -> tuple[str, ...]:
-    return ("knn_every=0", *(() if budget is None else (f"optimizer.epochs={budget}",)))

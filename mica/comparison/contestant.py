@@ -42,10 +42,9 @@ class Contestant:
     def changes(self) -> tuple[str, ...]:
         return tuple(self.name.split("+")[1:])
 
-    def config(self, dataset: str, seed: int, *further: str) -> PretrainConfig:
-        """Its settings on a data set: the recipe, what was chosen, its own changes, and `further` ones."""
-        own = (*self.chosen, *self.changes, *further, f"seed={seed}")
-        return load_config(f"{self.method}/{dataset}", own)
+    def config(self, dataset: str, seed: int, *shared: str) -> PretrainConfig:
+        """Its settings on a data set: the recipe, what all share, what was chosen, and its own changes."""
+        return load_config(f"{self.method}/{dataset}", (*shared, *self.chosen, *self.changes, f"seed={seed}"))
 
 
 def read_contestants(names: Sequence[str]) -> list[Contestant]:

@@ -45,12 +45,21 @@ def recipes() -> dict[str, tuple[Path, ...]]:
 
 
 def find_recipe(name: str) -> tuple[Path, ...]:
-    """The files of a recipe: the name of a shipped one, or a path. Raises InputError listing the shipped ones."""
+    """The files of a recipe: METHOD/DATASET, METHOD/FILE for data of one's own, or a file that says everything.
+
+    Raises InputError listing the methods and the data sets.
+    """
+    method, _, dataset = name.partition("/")
     if name in recipes():
         return recipes()[name]
+    if method in methods() and Path(dataset).is_file():
+        return Path(dataset), FOLDER / "methods" / f"{method}.yaml"
     if Path(name).is_file():
         return (Path(name),)
-    hint = f"METHOD/DATASET, METHOD one of {', '.join(methods())}; DATASET one of {', '.join(datasets())}"
+    hint = (
+        f"METHOD/DATASET, METHOD one of {', '.join(methods())}; DATASET one of {', '.join(datasets())}, "
+        "or a YAML file of your own"
+    )
     raise InputError(f"'{name}' is neither a shipped recipe nor a file", field="config", hint=hint)
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mica.models.baseline_losses import contrast, divergence, energy_drop, nearest
 from mica.models.encoding import Features, Views, encode, in_full, statistics_kept
 from mica.models.method import Around, Method
 from mica.models.mica import MICA
@@ -45,6 +46,25 @@ class BaselineConfig:
     neighbours: int = 1
     drop_above: float = 0.7
     extreme: AugmentConfig = field(default_factory=lambda: replace(VIEWS["strong"]))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a contrastive classic is trained.
+
+    Args:
+        decay: of the momentum encoder.
+        queue: how many keys are kept.
+        config: what else it can be told.
+        augment: how ordinary views are drawn.
+        precision: of the encoder.
+    """
+
+    decay: float
+    queue: int
+    config: BaselineConfig
+    augment: AugmentConfig
+    precision: torch.dtype
 
 
 class Supervised(Method):
@@ -107,29 +127,13 @@ class Memory(nn.Module):
 class SkeletonCLR(Method):
     """MoCo v2 on skeletons: a view is to be told apart from a queue of other clips by the other view of its clip.
 
-    Args:
-        model: what is trained.
-        decay: of the momentum encoder.
-        queue: how many keys are kept.
-        config: the temperature.
-        augment: how both views are drawn.
-        precision: of the encoder.
-
     Source: Li et al., CVPR 2021 (arXiv 2104.14466), section 3.1.
     """
 
-    def __init__(
-        self,
-        model: MICA,
-        decay: float,
-        queue: int,
-        config: BaselineConfig,
-        augment: AugmentConfig,
-        precision: torch.dtype,
-    ) -> None:
-        super().__init__(model, (augment, augment))
-        self.config, self.precision = config, precision
-        self.memory = Memory(model, decay, queue)
+    def __init__(self, model: MICA, setup: Setup) -> None:
+        super().__init__(model, (setup.augment, setup.augment))
+        self.config, self.precision = setup.config, setup.precision
+        self.memory = Memory(model, setup.decay, setup.queue)
 
     def begin(self, parts: Sequence[Views], around: Around) -> None:
         around.keys["joint"] = self.memory.key(parts[0][1:2], self.precision)
@@ -164,20 +168,12 @@ class AimCLR(SkeletonCLR):
     The extreme view counts twice, the second time with what attention finds most telling dropped from its feature map
     (`energy_drop`). Later the nearest keys in the queue, of each of the three queries, become positives, too.
 
-    Source: Guo et al., AAAI 2022 (arXiv 2112.03590), equations 4 to 11. Arguments as of `SkeletonCLR`.
+    Source: Guo et al., AAAI 2022 (arXiv 2112.03590), equations 4 to 11.
     """
 
-    def __init__(
-        self,
-        model: MICA,
-        decay: float,
-        queue: int,
-        config: BaselineConfig,
-        augment: AugmentConfig,
-        precision: torch.dtype,
-    ) -> None:
-        super().__init__(model, decay, queue, config, augment, precision)
-        self.augmentations = (augment, augment, config.extreme)
+    def __init__(self, model: MICA, setup: Setup) -> None:
+        super().__init__(model, setup)
+        self.augmentations = (*self.augmentations, setup.config.extreme)
 
     def forward(self, views: Views, earlier: Sequence[Features], around: Around) -> dict[str, Tensor]:
         with self.phase("encoder"):
@@ -212,26 +208,21 @@ class CrosSCLR(Method):
 
     Args:
         models: one a stream, in the order of `STREAMS`.
-        Others as of `SkeletonCLR`.
+        setup: the same for all of them.
 
     Source: Li et al., CVPR 2021 (arXiv 2104.14466), section 3.2, with the context that its code adds: the products of
     two streams' similarities are logits, too.
     """
 
-    def __init__(
-        self,
-        models: Sequence[MICA],
-        decay: float,
-        queue: int,
-        config: BaselineConfig,
-        augment: AugmentConfig,
-        precision: torch.dtype,
-    ) -> None:
-        super().__init__(models[0], (augment, augment))
-        self.config, self.precision = config, precision
+    def __init__(self, models: Sequence[MICA], setup: Setup) -> None:
+        super().__init__(models[0], (setup.augment, setup.augment))
+        self.config, self.precision = setup.config, setup.precision
         self.others = nn.ModuleDict(dict(zip(STREAMS[1:], models[1:], strict=True)))
         self.memories = nn.ModuleDict(
-            {stream: Memory(model, decay, queue) for stream, model in zip(STREAMS, models, strict=True)}
+            {
+                stream: Memory(model, setup.decay, setup.queue)
+                for stream, model in zip(STREAMS, models, strict=True)
+            }
         )
 
     def model_of(self, stream: Stream) -> MICA:
@@ -282,74 +273,3 @@ class CrosSCLR(Method):
 
     def _memories(self) -> Iterable[tuple[Stream, Memory]]:
         return self.memories.items()  # type: ignore[return-value]
-
-
-def contrast(
-    logits: Float[Tensor, "N 1+L"], positives: Bool[Tensor, "N L"] | None = None
-) -> Float[Tensor, ""]:
-    """InfoNCE where the first logit of each row is a positive, and more of them may be: the mean of their losses.
-
-    >>> logits = torch.tensor([[2.0, 0.0, 1.0]])
-    >>> round(contrast(logits).item(), 4)
-    0.4076
-    >>> round(contrast(logits, torch.tensor([[False, True]])).item(), 4)
-    0.9076
-    """
-    logarithms = F.log_softmax(logits, dim=1)
-    if positives is None:
-        return -logarithms[:, 0].mean()
-    counted = F.pad(positives, (1, 0), value=True).to(logarithms.dtype)
-    return -((logarithms * counted).sum(1) / counted.sum(1)).mean()
-
-
-def divergence(logits: Float[Tensor, "N L"], others: Sequence[Float[Tensor, "N L"]]) -> Float[Tensor, ""]:
-    """The cross entropy of other distributions with that of `logits`, which counts as the truth; mean over `others`.
-
-    >>> logits = torch.tensor([[0.0, 0.0]])
-    >>> round(divergence(logits, [logits, torch.tensor([[1.0, -1.0]])]).item(), 4)
-    0.91
-    """
-    truth = logits.detach().softmax(1)
-    return torch.stack([-(truth * other.log_softmax(1)).sum(1).mean() for other in others]).mean()
-
-
-def nearest(similarities: Sequence[Float[Tensor, "N Q"]], count: int) -> Bool[Tensor, "N Q"]:
-    """Which of the queue are among the `count` most similar by any of several measures.
-
-    >>> nearest([torch.tensor([[0.1, 0.9, 0.5]]), torch.tensor([[0.7, 0.2, 0.1]])], 1)
-    tensor([[ True,  True, False]])
-    """
-    chosen = torch.zeros_like(similarities[0], dtype=torch.bool)
-    for measure in similarities:
-        chosen.scatter_(1, measure.topk(min(count, measure.shape[1]), dim=1).indices, True)
-    return chosen
-
-
-def energy_drop(x: Float[Tensor, "N C T V"], above: float = 0.7) -> Float[Tensor, "N C T V"]:
-    """Zero the joints, then the cells, of a feature map that attention without parameters finds most telling.
-
-    A cell's attention is sigmoid((x - mean)^2 / (4 (variance + 1e-4)) + 1/2), mean and variance over its clip and
-    channel; a joint's is the mean of its cells'. Either time, what is left is scaled up by as
-    much as was dropped.
-
-    Source: AimCLR (Guo et al., AAAI 2022), equations 4 and 5, after Yang et al., SimAM (ICML 2021).
-
-    >>> x = torch.zeros(1, 1, 4, 3)
-    >>> x[..., 2] = 1.0
-    >>> energy_drop(x + 1.0)[0, 0, 0].tolist()
-    [2.25, 2.25, 0.0]
-    """
-    with torch.no_grad():
-        exact = in_full(x)
-        squares = (exact - exact.mean((2, 3), keepdim=True)).square()
-        variance = squares.sum((2, 3), keepdim=True) / max(x.shape[2] * x.shape[3] - 1, 1)
-        attention = torch.sigmoid(squares / (4 * (variance + 1e-4)) + 0.5)
-        joints = (attention.mean((1, 2), keepdim=True) < above).to(x.dtype)
-        cells = (attention < above).to(x.dtype)
-        kept = joints * (cells * _made_up(joints) * _made_up(cells))
-    return x * kept
-
-
-def _made_up(mask: Tensor) -> Tensor:
-    """The factor by which a mask of ones and zeros keeps the sum."""
-    return mask.numel() / mask.sum().clamp_min(1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mica.models.baselines import STREAMS, AimCLR, CrosSCLR, SkeletonCLR, Supervised
+from mica.models.baselines import STREAMS, AimCLR, CrosSCLR, Setup, SkeletonCLR, Supervised
 from mica.models.method import Method
 from mica.models.mica import MICA
 from mica.objectives import Objectives
@@ -29,7 +29,7 @@ def make_method(
     if config.method == "supervised":
         return Supervised(model, len(model.card.class_names), config.augment, precision)
     assert momentum.decay is not None  # as check_config has seen to
-    settings = momentum.decay, momentum.queue, config.baseline, config.augment, precision
+    setup = Setup(momentum.decay, momentum.queue, config.baseline, config.augment, precision)
     if config.method == "crossclr":
-        return CrosSCLR([model, *(build(place) for place in range(1, len(STREAMS)))], *settings)
-    return {"skeletonclr": SkeletonCLR, "aimclr": AimCLR}[config.method](model, *settings)
+        return CrosSCLR([model, *(build(place) for place in range(1, len(STREAMS)))], setup)
+    return {"skeletonclr": SkeletonCLR, "aimclr": AimCLR}[config.method](model, setup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,6 @@ from mica.comparison.contestant import Contestant, grid, read_contestants
 from mica.configs import datasets, methods
 from mica.errors import InputError
 from mica.training.checks import check_config
-from mica.training.config import OptimizerConfig
 
 
 def test_a_change_changes_what_it_names_and_nothing_else() -> None:
@@ -22,9 +22,16 @@ def test_a_change_changes_what_it_names_and_nothing_else() -> None:
 
 def test_what_was_chosen_holds_unless_the_name_says_otherwise() -> None:
     chosen = ("optimizer.lr=0.5", "optimizer.epochs=7")
-    found = Contestant("mica+optimizer.lr=0.25", chosen).config("nw-ucla", 0).optimizer
-    assert (found.lr, found.epochs) == (0.25, 7)
-    assert found != OptimizerConfig()
+    found = (
+        Contestant("mica+optimizer.lr=0.25", chosen).config("nw-ucla", 0, "optimizer.batch_size=8").optimizer
+    )
+    assert (found.lr, found.epochs, found.batch_size) == (0.25, 7, 8)
+
+
+def test_data_of_ones_own_have_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("optimizer: {epochs: 5}\n")
+    found = Contestant("aimclr").config(str(tmp_path / "mine.yaml"), 0)
+    assert (found.method, found.optimizer.epochs) == ("aimclr", 5)
 
 
 @pytest.mark.parametrize("method", methods())

@@ -16,7 +16,8 @@ from torch import Tensor
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.evaluate import Evaluation
-from mica.models.baselines import AimCLR, BaselineConfig, CrosSCLR, SkeletonCLR, contrast, nearest
+from mica.models.baseline_losses import contrast, nearest
+from mica.models.baselines import AimCLR, BaselineConfig, CrosSCLR, SkeletonCLR
 from mica.models.encoding import encode
 from mica.models.mica import MICA
 from mica.training.checks import check_config

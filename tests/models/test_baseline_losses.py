@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mica.models.baselines import contrast, divergence, energy_drop, nearest
+from mica.models.baseline_losses import contrast, divergence, energy_drop, nearest
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
