@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mica.models.encoding import in_full
+from mica_kernels import distributed
 
 
 def contrast(
@@ -72,12 +73,12 @@ def energy_drop(x: Float[Tensor, "N C T V"], above: float = 0.7) -> Float[Tensor
         squares = (exact - exact.mean((2, 3), keepdim=True)).square()
         variance = squares.sum((2, 3), keepdim=True) / max(x.shape[2] * x.shape[3] - 1, 1)
         attention = torch.sigmoid(squares / (4 * (variance + 1e-4)) + 0.5)
-        joints = (attention.mean((1, 2), keepdim=True) < above).to(x.dtype)
-        cells = (attention < above).to(x.dtype)
-        kept = joints * (cells * _made_up(joints) * _made_up(cells))
-    return x * kept
+        joints = (attention.mean((1, 2), keepdim=True) < above).to(exact.dtype)
+        cells = (attention < above).to(exact.dtype)
+        kept = joints * cells * (_made_up(joints) * _made_up(cells))
+    return x * kept.to(x.dtype)
 
 
 def _made_up(mask: Tensor) -> Tensor:
-    """The factor by which a mask of ones and zeros keeps the sum."""
-    return mask.numel() / mask.sum().clamp_min(1)
+    """The factor by which a mask of ones and zeros, over the clips of all processes, keeps the sum."""
+    return 1 / distributed.mean(mask.mean()).clamp_min(1 / mask.numel())

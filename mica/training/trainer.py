@@ -76,6 +76,8 @@ class Trainer:
         self.precision, self.why = choose_precision(config.precision, self.device)
         self.trained = make_method(config, self._build, texts, self.precision).to(self.device)
         self.trained.phase = self.phases
+        if self.accelerator.num_processes > 1 and config.optimizer.sync_norm:
+            synchronise_norms(self.trained, self.device)
         if config.engine.compile:
             for module in self.trained.modules():
                 if isinstance(module, STGCN):
@@ -135,12 +137,9 @@ class Trainer:
         else:
             fix_generators(self.config.seed, place)
         try:
-            model = self.card.build()
+            return self.card.build()
         except ValueError as error:
             raise InputError(str(error), field="encoder") from error
-        if self.accelerator.num_processes > 1 and self.config.optimizer.sync_norm:
-            synchronise_norms(model, self.device)
-        return model
 
     def _workers(self) -> int:
         if self.config.engine.workers is not None:

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from mica.data.store import Store, write
 from mica.data.synthetic import generate
+from mica.models import baselines
+from mica.models.baselines import BaselineConfig
+from mica.models.description import MethodName
 from mica.objectives import ObjectiveConfig
 from mica.training import methods
 from mica.training import step as step_module
@@ -31,12 +34,16 @@ from mica.training.config import MomentumConfig, OptimizerConfig, PretrainConfig
 from mica.training.monitor import StepValues
 from mica.training.sync_norm import synchronise_norms
 from mica.training.trainer import Trainer
+from mica.transforms.augment import AugmentConfig
 from mica.transforms.draws import Draws
 from tests.conftest import FakeTextEncoder, tiny_run_config
 
 WORLD, SHARE = 4, 64
 CPU = torch.device("cpu")
 Found = dict[str, Any]
+
+
+CLASSICS: tuple[MethodName, ...] = ("aimclr", "crossclr", "supervised")
 
 
 def configuration(**optimizer: Any) -> PretrainConfig:
@@ -59,13 +66,24 @@ def configuration(**optimizer: Any) -> PretrainConfig:
     )
 
 
+def classic(method: MethodName) -> PretrainConfig:
+    momentum = MomentumConfig() if method == "supervised" else MomentumConfig(decay=0.9, queue=300)
+    config = replace(configuration(), method=method, text="none", momentum=momentum)
+    return replace(config, baseline=BaselineConfig(mine_after=0.3, extreme=AugmentConfig(rotate=30)))
+
+
 @contextmanager
 def in_float64(folder: Path) -> Iterator[None]:
     """Trainers made here compute in float64, with made-up texts."""
     build = Trainer._build
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_build", lambda self, place=0: build(self, place).double())
-        for module, name in ((methods, "Objectives"), (step_module, "KeyQueue")):
+        for module, name in (
+            (methods, "Objectives"),
+            (methods, "Supervised"),
+            (step_module, "KeyQueue"),
+            (baselines, "KeyQueue"),
+        ):
             made = getattr(module, name)
             patch.setattr(module, name, lambda *arguments, made=made: made(*arguments).double())
         patch.setattr(trainer_module, "load_text_encoder", lambda name, path=None: FakeTextEncoder())
@@ -132,6 +150,7 @@ def work(rank: int, folder: Path) -> None:
         "synchronised": steps_of(configuration(), store),
         "in parts": steps_of(configuration(micro_batch=SHARE // 2), store, count=1),
         "apart": steps_of(configuration(sync_norm=False, micro_batch=SHARE // 2), store, count=1),
+        **{method: steps_of(classic(method), store) for method in CLASSICS},
         "norms": normed(rank),
         "stopping": stopping(rank, store),
     }
@@ -212,6 +231,20 @@ def test_losses_are_those_of_one_process(ranks: list[Found], alone: Found) -> No
 def test_gradients_are_those_of_one_process(step: int, ranks: list[Found], alone: Found) -> None:
     for rank in ranks:
         check_close(rank["synchronised"]["gradients"][step], alone["gradients"][step])
+
+
+@pytest.mark.parametrize("method", CLASSICS)
+def test_classics_on_several_processes_are_those_of_one(
+    method: MethodName, ranks: list[Found], folder: Path
+) -> None:
+    expected = steps_of(classic(method), Store.open(folder / "store.arrow"))
+    for rank in ranks:
+        for step in (0, 1):
+            assert rank[method]["values"][step] == pytest.approx(
+                expected["values"][step], rel=1e-9, abs=1e-12
+            )
+            check_close(rank[method]["gradients"][step], expected["gradients"][step])
+        check_close(rank[method]["state"], expected["state"])
 
 
 def test_parts_on_several_processes_are_parts_on_one(ranks: list[Found], folder: Path) -> None:
