@@ -10,7 +10,7 @@ from mica.comparison.standings import QUESTIONS, Row, Standings
 from mica.files import atomic_path
 from mica.report.words import DATASETS
 
-SEEN = {None: "nothing trained", "none": "no", "words": "as words", "labels": "yes"}
+SEEN = {None: "", "none": "no", "words": "as words", "labels": "yes"}
 _COLUMNS = tuple(column for _, _, column in QUESTIONS)
 
 

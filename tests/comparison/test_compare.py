@@ -194,4 +194,4 @@ def test_kinds_of_supervision_are_never_ranked_together() -> None:
 def test_the_page_escapes_what_it_is_given() -> None:
     page = render(standings_of(("mica+text_path=<b>", "none", [1.0, 2.0]), ("x", "none", [1.0, 1.0])))
     assert "<b>" not in page
-    assert "mica+text_path=&lt;b&gt;" in page
+    assert "text_path=&lt;b&gt;" in page
