@@ -84,7 +84,8 @@ class DenseFreST(nn.Module):
 @torch.no_grad()
 def densify(encoder: STGCN, num_frames: int) -> None:
     """Put a `DenseFreST` in place of every FreST layer of an encoder that will see clips of `num_frames` alone."""
-    x = torch.zeros(1, 3, num_frames, encoder.layout.num_joints)
+    joints = encoder.layout.num_joints
+    x = torch.zeros(1, encoder.input_norm.num_features // joints, num_frames, joints)
     for index, block in enumerate(encoder.blocks):
         if isinstance(block, FreST):
             block = encoder.blocks[index] = DenseFreST(block, x.shape[2])

@@ -57,7 +57,8 @@ class MICA(nn.Module, ModelHubMixin):
 
     def features(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "N features"]:
         """Pooled features, the mean over the persons: what evaluations use."""
-        return self.pooled(self.feature_map(x), len(x))
+        # len(x) would be a constant of an exported program.
+        return self.pooled(self.feature_map(x), x.shape[0])
 
     def feature_map(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "NM width T_out V"]:
         """What the encoder says of each person of each clip."""

@@ -112,8 +112,13 @@ def _about(card: ModelDescription) -> str:
     text = "It can compare movements with sentences, too." if card.text_width is not None else ""
     return (
         f"An encoder that turns a clip of moving skeletons into a vector of features: ST-GCN, preset "
-        f"`{card.encoder.preset}`, with {frest}, {_trained(card)}. {text}"
+        f"`{card.encoder.preset}`{_inputs(card)}, with {frest}, {_trained(card)}. {text}"
     ).strip()
+
+
+def _inputs(card: ModelDescription) -> str:
+    inputs = card.encoder.inputs
+    return "" if inputs == ["joint"] else f" on {' + '.join(inputs)}"
 
 
 def _trained(card: ModelDescription) -> str:

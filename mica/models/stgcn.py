@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from mica.models.frest import FreST, Spatial
 from mica.skeleton import SkeletonLayout
+from mica.transforms.streams import Stream, to_stream
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+JOINT: tuple[Stream, ...] = ("joint",)
+
 WIDE = 32
 """Channels from which on a temporal convolution on a CPU changes the layout of its input."""
 
@@ -49,6 +53,8 @@ class EncoderConfig:
         sparsity: what the gate switches off: a "joint" of a clip, a frequency "bin" of a joint, or null for nothing.
         spatial: spatial frequencies of the skeleton "graph", "dft" over the joint index, or null for none.
         dropout: share of features dropped behind each temporal convolution.
+        inputs: what it makes of the clip and takes in side by side: "joint" is the clip as it comes, "bone" the way
+            from each joint's parent to it, "motion" the way to the next frame. The peers' encoder has the first alone.
     """
 
     preset: str = "stgcn"
@@ -57,6 +63,7 @@ class EncoderConfig:
     sparsity: Literal["joint", "bin"] | None = "joint"
     spatial: Spatial | None = "graph"
     dropout: float = 0.0
+    inputs: list[Stream] = field(default_factory=lambda: list(JOINT))
 
 
 class STGCN(nn.Module):
@@ -70,6 +77,7 @@ class STGCN(nn.Module):
         frest: put a FreST layer behind every block.
         groups, sparsity, spatial: of the FreST layers.
         dropout: share of features dropped behind each temporal convolution.
+        inputs: what is made of the clip first, as of `EncoderConfig`: each takes `in_channels` of the input.
 
     Source: Yan et al., AAAI 2018 (arXiv 1801.07455), as AimCLR reduces it; FreST in each block as in MICA.
 
@@ -92,12 +100,18 @@ class STGCN(nn.Module):
         sparsity: Literal["joint", "bin"] | None = "joint",
         spatial: Spatial | None = "graph",
         dropout: float = 0.0,
+        inputs: Sequence[Stream] = JOINT,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        if not inputs or len(set(inputs)) < len(inputs) or not set(inputs) <= set(get_args(Stream)):
+            raise ValueError(
+                f"inputs must be some of {', '.join(get_args(Stream))}, each once; got {list(inputs)}"
+            )
         shape = PRESETS[preset]
-        self.layout, self.width = layout, shape.widths[-1]
+        self.layout, self.width, self.inputs = layout, shape.widths[-1], tuple(inputs)
+        in_channels *= len(inputs)
         self.input_norm = nn.BatchNorm1d(in_channels * layout.num_joints)
         adjacency = torch.from_numpy(layout.adjacency())
         blocks: list[nn.Module] = []
@@ -118,9 +132,13 @@ class STGCN(nn.Module):
             raise ValueError(
                 f"expected (N, C, T, {num_joints}) for layout {self.layout.name}, got {tuple(x.shape)}"
             )
-        joints = self.input_norm(rearrange(x, "n c t v -> n (v c) t"))
-        x = rearrange(joints, "n (v c) t -> n c t v", v=num_joints)
-        return laid_out(self.blocks(x.contiguous(memory_format=torch.channels_last)))
+        return laid_out(self.blocks(self.normalised(x).contiguous(memory_format=torch.channels_last)))
+
+    def normalised(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_in T V"]:
+        """The inputs side by side, each coordinate of each joint by itself brought to mean 0 and variance 1."""
+        streams = [to_stream(x[..., None], stream, self.layout)[..., 0] for stream in self.inputs]
+        joints = self.input_norm(rearrange(torch.cat(streams, dim=1), "n c t v -> n (v c) t"))
+        return rearrange(joints, "n (v c) t -> n c t v", v=self.layout.num_joints)
 
     @property
     def frest_layers(self) -> list[FreST]:

@@ -71,7 +71,7 @@ def test_silence_stays_silent() -> None:
 @torch.no_grad()
 def test_an_encoder_keeps_its_outputs_at_the_length_that_was_named() -> None:
     torch.manual_seed(0)
-    encoder = STGCN(LAYOUT, "stgcn-small", num_frames=16).eval()
+    encoder = STGCN(LAYOUT, "stgcn-small", num_frames=16, inputs=["joint", "motion"]).eval()
     for layer in encoder.frest_layers:
         layer.norm.weight.fill_(1)
     x = draw(2, 3, 11, 20).float()

@@ -37,12 +37,18 @@ BIN = replace(
     JOINT,
     layout="coco-17",
     preprocessing=Preprocessing(13),
-    encoder=replace(JOINT.encoder, preset="one block", sparsity="bin", spatial="dft"),
+    encoder=replace(
+        JOINT.encoder, preset="one block", sparsity="bin", spatial="dft", inputs=["joint", "motion"]
+    ),
     text="none",
     text_width=None,
 )
 PLAIN = replace(JOINT, encoder=replace(BIN.encoder, sparsity=None, spatial=None))
-WITHOUT = replace(BIN, encoder=EncoderConfig("one block", frest=False), heads=HeadConfig("mean", 1, 16, 10))
+WITHOUT = replace(
+    BIN,
+    encoder=EncoderConfig("one block", frest=False, inputs=["bone", "motion"]),
+    heads=HeadConfig("mean", 1, 16, 10),
+)
 
 # What is exported, and at how many frames.
 CASES = {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mica.models.stgcn import PRESETS, STGCN, WIDE, GraphConv, TemporalConv, laid_out
 from mica.skeleton import get_layout
+from mica.transforms.streams import Stream
 
 NTU, KINECT = get_layout("ntu-25"), get_layout("kinect-20")
 
@@ -24,6 +25,28 @@ def clips(frames: int = 16, n: int = 2) -> Tensor:
 @pytest.mark.parametrize(("preset", "count"), [("stgcn", 821_380), ("stgcn-64", 3_083_412)])
 def test_parameters_are_the_peers(preset: str, count: int) -> None:
     assert sum(p.numel() for p in STGCN(NTU, preset, frest=False).parameters()) == count
+
+
+@pytest.mark.parametrize("inputs", [["joint", "bone", "motion"], ["motion"], ["bone", "joint"]])
+def test_inputs_are_streams_side_by_side(inputs: list[Stream]) -> None:
+    """As an encoder of so many channels that is handed them."""
+    encoder, plain = small(inputs=inputs), small(in_channels=3 * len(inputs))
+    plain.load_state_dict(encoder.state_dict())
+    x = clips()
+    bones, motion = torch.zeros_like(x), torch.zeros_like(x)
+    for joint, parent in enumerate(KINECT.parents):
+        bones[..., joint] = x[..., joint] - x[..., parent]
+    for frame in range(15):
+        motion[:, :, frame] = x[:, :, frame + 1] - x[:, :, frame]
+    by_name = {"joint": x, "bone": bones, "motion": motion}
+    wanted = plain(torch.cat([by_name[name] for name in inputs], dim=1))
+    torch.testing.assert_close(encoder(x), wanted)
+
+
+@pytest.mark.parametrize("inputs", [[], ["joint", "joint"], ["joints"]])
+def test_inputs_that_are_no_streams_are_refused(inputs: list[str]) -> None:
+    with pytest.raises(ValueError, match="inputs must be some of joint, bone, motion, each once"):
+        small(inputs=inputs)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
