@@ -145,7 +145,7 @@ def test_a_failing_overwrite_keeps_the_old_store(place: Path, capsys: pytest.Cap
 
 # (options behind a good command, what the message must name)
 BAD_SETTINGS: list[tuple[str, tuple[str, ...]]] = [
-    ("--config nosuch", ("'nosuch'", "shipped recipes: ", "synthetic")),
+    ("--config nosuch", ("'nosuch'", "METHOD/DATASET", "synthetic")),
     ("--encoder.preset resnet", ("field 'encoder'", "'resnet'", "stgcn-small")),
     ("--encoder.groups 7", ("field 'encoder'", "7 groups for 32 channels")),
     ("--encoder.groups 0", ("field 'encoder.groups'",)),

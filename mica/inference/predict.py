@@ -55,7 +55,9 @@ def predict_by_text(
     """
     device = next(model.parameters()).device
     concepts = F.normalize(texts.mean(1), dim=-1)
-    return _ranked(model.eval().embed(features.to(device)).cpu() @ concepts.T, class_names, top)
+    embeddings = model.eval().embed(features.to(device)).cpu()
+    # A product of matrices rounds equal columns differently: in float64, so that rounding again makes them equal.
+    return _ranked((embeddings.double() @ concepts.double().T).float(), class_names, top)
 
 
 def class_words(

@@ -399,7 +399,7 @@ TEACHER = {"teacher_query": torch.zeros(3, 5), "teacher_key": torch.zeros(3, 5),
         (
             {"impl": "fast"},
             ValueError,
-            'impl="fast": the implementation must be one of auto, reference, triton',
+            'impl="fast": the implementation must be one of auto, reference, dense, triton',
         ),
     ],
 )
@@ -419,7 +419,7 @@ def test_info_nce_errors_name_the_argument(changes: dict, error: type[Exception]
         (
             {"impl": "fast"},
             ValueError,
-            'impl="fast": the implementation must be one of auto, reference, triton',
+            'impl="fast": the implementation must be one of auto, reference, dense, triton',
         ),
     ],
 )

@@ -405,8 +405,8 @@ def test_refuses_what_is_no_run(run: Path, store: Store, missing: str) -> None:
         ("metrics.jsonl", '{"epoch": 0, "loss": 1.0}\n{"epoch": 1, "lo', r"line 2.*not JSON"),
         ("metrics.jsonl", '{"epoch": 0}', "no loss"),
         ("metrics.jsonl", "[]", "not a JSON object"),
-        ("evaluation/knn.json", '{"protocol": "knn", "top1": 1.0, "clips": 3}', "no result of format 1"),
-        ("evaluation/knn.json", '{"format": 1, "protocol": "knn"}', "missing or malformed"),
+        ("evaluation/knn.json", '{"protocol": "knn", "top1": 1.0, "clips": 3}', "no result of format 2"),
+        ("evaluation/knn.json", '{"format": 2, "protocol": "knn"}', "missing or malformed"),
     ],
 )
 def test_refuses_damaged_files(run: Path, store: Store, file: str, text: str, problem: str) -> None:

@@ -32,7 +32,14 @@ def curve(
     known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
     x, y = [epoch for epoch, _ in known], [value for _, value in known]
     figure, axes = new_axes(3.6, 2.3)
-    axes.plot(x, y, color=COLOURS[colour], linewidth=1.6, marker="o" if len(x) < 30 else None, markersize=3)
+    axes.plot(
+        x,
+        y,
+        color=COLOURS[colour % len(COLOURS)],
+        linewidth=1.6,
+        marker="o" if len(x) < 30 else None,
+        markersize=3,
+    )
     axes.set(title=title, xlabel="epochs finished", ylabel=unit)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
