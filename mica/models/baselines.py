@@ -136,7 +136,9 @@ class SkeletonCLR(Method):
         self.memory = Memory(model, setup.decay, setup.queue)
 
     def begin(self, parts: Sequence[Views], around: Around) -> None:
-        around.keys["joint"] = self.memory.key(parts[0][1:2], self.precision)
+        around.fix_dropout(-1)
+        with self.phase("momentum"):
+            around.keys["joint"] = self.memory.key(parts[0][1:2], self.precision)
 
     def forward(self, views: Views, earlier: Sequence[Features], around: Around) -> dict[str, Tensor]:
         with self.phase("encoder"):
@@ -230,9 +232,11 @@ class CrosSCLR(Method):
 
     def begin(self, parts: Sequence[Views], around: Around) -> None:
         layout = self.model.encoder.layout
-        for stream, memory in self._memories():
-            view = to_stream(parts[0][1], stream, layout)[None]
-            around.keys[stream] = memory.key(view, self.precision)
+        around.fix_dropout(-1)
+        with self.phase("momentum"):
+            for stream, memory in self._memories():
+                view = to_stream(parts[0][1], stream, layout)[None]
+                around.keys[stream] = memory.key(view, self.precision)
 
     def forward(self, views: Views, earlier: Sequence[Features], around: Around) -> dict[str, Tensor]:
         found = {}

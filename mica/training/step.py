@@ -55,7 +55,10 @@ class Pretraining(Method):
         if self.momentum is None or self.objectives.config.instance == 0:
             return
         model, features = self.momentum.model, []
-        with statistics_kept(model):  # its running ones follow those of the model, as its weights do
+        with (
+            self.phase("momentum"),
+            statistics_kept(model),
+        ):  # its running ones follow those of the model, as its weights do
             for place, part in enumerate(parts):
                 around.fix_dropout(-1 - place)
                 features.append(encode(model, part[1:], self.precision)[0])

@@ -186,7 +186,7 @@ class Trainer:
 
         What is drawn follows from the seed and the number of the step alone: no generator carries a state along.
         """
-        self.model.train()
+        self.trained.train()
         self.guard.remember()
         rate = learning_rate(self.step, self.steps_per_epoch, self.config.optimizer)
         for group in self.optimizer.param_groups:
@@ -196,8 +196,7 @@ class Trainer:
             views = torch.stack([self._view(x, how, draws) for how in self.trained.augmentations])
         parts = views.split(self.micro_batch, dim=1)
         around = self._around(labels, draws)
-        with self.phases("momentum"):
-            self.trained.begin(parts, around)
+        self.trained.begin(parts, around)
         self.optimizer.zero_grad(set_to_none=True)
         earlier: list[Tensor] = []
         if len(parts) > 1:
