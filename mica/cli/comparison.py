@@ -65,7 +65,7 @@ def compare(options: Namespace) -> None:
         seeds=options.seeds,
         budget=options.budget,
         trials=options.trials,
-        at_once=options.jobs,
+        jobs=options.jobs,
         recipe=options.recipe,
         settings=tuple(options.set),
     )

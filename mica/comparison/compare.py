@@ -36,7 +36,7 @@ class Plan:
         seeds: how often each method is trained.
         budget: epochs of every training; None for those of the recipe.
         trials: settings of each method that are tried on the validation part, the recipe's own first; 1 tries none.
-        at_once: how many trainings go side by side, sharing the processor's cores out.
+        jobs: how many trainings go side by side, sharing the processor's cores out.
         recipe: the name of a data set, or a YAML file for data of one's own, whose settings all methods share; None for
             the store's own data set.
         settings: further ones that all methods share, such as "split.protocol=cross-view".
@@ -47,12 +47,12 @@ class Plan:
     seeds: int = 3
     budget: int | None = None
     trials: int = 1
-    at_once: int = 1
+    jobs: int = 1
     recipe: str | None = None
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, most in (("seeds", math.inf), ("trials", len(grid("mica"))), ("at_once", math.inf)):
+        for field, most in (("seeds", math.inf), ("trials", len(grid("mica"))), ("jobs", math.inf)):
             value = getattr(self, field)
             if not 1 <= value <= most:
                 expected = "at least 1" if most == math.inf else f"1 to {most}"
@@ -77,16 +77,16 @@ def compare(methods: Sequence[str], plan: Plan) -> Standings:
     if plan.trials > 1:
         contestants = _tuned(contestants, plan)
     # All is chosen: from here on the validation clips train, too.
-    jobs = [
+    work = [
         plan.job(one, f"seed-{seed}", seed, "train", JUDGED)
         for seed in range(plan.seeds)
         for one in contestants
     ]
     # What needs no training stands below all: coordinates as they are, and the first contestant's encoder untrained.
-    for place in range(0, len(jobs), len(contestants)):
+    for place in range(0, len(work), len(contestants)):
         floors = FLOORS if place == 0 else FLOORS_BY_SEED
-        jobs[place] = replace(jobs[place], judged=(*JUDGED, *floors))
-    work_through(jobs, plan.at_once, "train and score")
+        work[place] = replace(work[place], judged=(*JUDGED, *floors))
+    work_through(work, plan.jobs, "train and score")
     standings = read_standings(plan.out, contestants, plan.seeds)
     write_table(standings, plan.out)
     write_page(standings, plan.out)
@@ -100,12 +100,12 @@ def _tuned(contestants: Sequence[Contestant], plan: Plan) -> list[Contestant]:
         method: [Contestant(method, settings) for settings in grid(method)[: plan.trials]]
         for method in methods
     }
-    jobs = [
+    work = [
         plan.job(one, f"trial-{number}", TUNING_SEED, "fit", (("validation", ""),))
         for candidates in tried.values()
         for number, one in enumerate(candidates)
     ]
-    work_through(jobs, plan.at_once, "tune")
+    work_through(work, plan.jobs, "tune")
     chosen = {
         method: candidates[best_trial(plan.out / method, plan.trials)].chosen
         for method, candidates in tried.items()

@@ -68,8 +68,10 @@ def work_through(jobs: Sequence[Job], at_once: int, what: str) -> None:
                     job = waiting.pop(0)
                     under_way[_start(job, at_once)] = job
                 time.sleep(_LOOK_SECONDS)
-                bar.update(sum(min(job.epochs_done, job.config.optimizer.epochs) for job in jobs) - bar.n)
+                done = sum(min(job.epochs_done, job.config.optimizer.epochs) for job in jobs)
                 bar.set_postfix_str(", ".join(_label(job) for job in under_way.values()), refresh=False)
+                if done > bar.n:
+                    bar.update(done - bar.n)
                 for process in [process for process in under_way if process.poll() is not None]:
                     _check(process.returncode, under_way.pop(process))
                 if stop.number is not None:

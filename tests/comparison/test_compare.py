@@ -52,7 +52,7 @@ def done(
     tiny_store: Store, tiny_recipes: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Standings]:
     out = tmp_path_factory.mktemp("compared") / "out"
-    return out, compare(METHODS, Plan(tiny_store.path, out, seeds=2, trials=2, at_once=2))
+    return out, compare(METHODS, Plan(tiny_store.path, out, seeds=2, trials=2, jobs=2))
 
 
 def test_every_method_is_tuned_on_validation_and_then_trained_from_every_seed(
@@ -105,7 +105,7 @@ def test_what_is_done_is_not_done_again(
     }
     results = {file: file.stat().st_mtime_ns for file in out.rglob("evaluation/*.json")}
     monkeypatch.setattr(compare_module, "work_through", once_more(work_through))
-    assert compare(METHODS, Plan(tiny_store.path, out, seeds=2, trials=2, at_once=2)).rows == standings.rows
+    assert compare(METHODS, Plan(tiny_store.path, out, seeds=2, trials=2, jobs=2)).rows == standings.rows
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert {file: file.stat().st_mtime_ns for file in results} == results
 
@@ -154,7 +154,7 @@ def test_the_first_of_the_best_trials_is_taken(tmp_path: Path) -> None:
     assert best_trial(tmp_path, 1) == 0
 
 
-@pytest.mark.parametrize("change", [{"trials": 0}, {"trials": 99}, {"seeds": 0}, {"at_once": 0}])
+@pytest.mark.parametrize("change", [{"trials": 0}, {"trials": 99}, {"seeds": 0}, {"jobs": 0}])
 def test_what_cannot_be_counted_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
     with pytest.raises(InputError, match="expected") as caught:
         Plan(tmp_path / "data.arrow", tmp_path / "out", **change)
