@@ -156,10 +156,6 @@ class SkeletonCLR(Method):
         """Over the key of the same clip, which comes first, and the queue."""
         return torch.cat([own, others], dim=1) / self.config.temperature
 
-    def mines(self, around: Around) -> bool:
-        """Whether neighbours in the queue count as positives by now."""
-        return around.progress >= self.config.mine_after and len(self.memory.queue.real) > 0
-
     def follow(self, around: Around, good: Bool[Tensor, ""]) -> None:
         self.memory.follow(self.model, around.keys["joint"], good)
 
@@ -186,7 +182,7 @@ class AimCLR(SkeletonCLR):
             found = [self.memory.similarities(self.query(features), key) for features in (basic, *extreme)]
             logits, *extreme_logits = (self.logits(own, others) for own, others in found)
             positives = None
-            if self.mines(around):
+            if around.progress >= self.config.mine_after:
                 positives = nearest([others for _, others in found], self.config.neighbours)
             terms = {
                 "instance": distributed.mean(contrast(logits, positives)),
@@ -247,7 +243,7 @@ class CrosSCLR(Method):
             with self.phase("losses"):
                 query = F.normalize(self.model_of(stream).project(features), dim=-1)
                 found[stream] = memory.similarities(query, around.keys[stream])
-        mining = around.progress >= self.config.mine_after and found[STREAMS[0]][1].shape[1] > 0
+        mining = around.progress >= self.config.mine_after
         losses = self._mined(found) if mining else self._alone(found)
         terms = {stream: distributed.mean(loss) for stream, loss in losses.items()}
         return {
