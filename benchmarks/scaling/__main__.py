@@ -25,6 +25,7 @@ from benchmarks.scaling.host import host_table
 from benchmarks.scaling.memory import memory_table
 from benchmarks.scaling.plan import Plan
 from benchmarks.scaling.sending import communication_table, thresholds_table
+from benchmarks.scaling.training import training_table
 
 DOCUMENT = HERE.parent / "docs" / "scaling.md"
 MARKED = re.compile(r"(<!-- scaling: (?P<name>[\w-]+) -->\n).*?(<!-- end of scaling -->)", re.DOTALL)
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[Plan], str]] = {
     "communication": communication_table,
     "thresholds": thresholds_table,
     "memory": memory_table,
+    "training": training_table,
     "data": data_table,
     "saving": saving_table,
     "breaks": breaks_table,

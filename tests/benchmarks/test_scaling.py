@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.accounts import COPY_RATE, MATRIX_RATE
 from benchmarks.scaling import __main__ as command
 from benchmarks.scaling.breaks import limits
 from benchmarks.scaling.corpus import QUEUE, column_bytes, state_bytes
@@ -27,7 +28,9 @@ from benchmarks.scaling.sending import (
     norms_of,
     of_term,
 )
+from benchmarks.scaling.training import LAUNCH, Time, card_of, step_time, timed_step
 from mica.cli import make_parser
+from mica.configs import load_config
 from mica.models.heads import HeadConfig
 from mica.models.method import Around
 from mica.models.mica import ModelCard
@@ -277,3 +280,37 @@ def test_options_of_the_document_exist() -> None:
     entries = {f"--{name}" for name in vars(settings)} | {f"--{name}" for name, _ in settings.items()}
     for option in set(re.findall(r"`(--[a-z_.-]+)[ `]", PAGE)):
         assert option in entries or option in known, option
+
+
+def test_an_operator_takes_as_long_as_its_bytes_its_products_or_its_call() -> None:
+    many, few = torch.zeros(2, 1 << 22), torch.zeros(2)
+    with Time() as time:
+        many.T + few  # what is broadcast is read once, and a view costs nothing
+        assert time.seconds == pytest.approx((2 * many.nbytes + few.nbytes) / COPY_RATE)
+        few.exp()
+    assert time.seconds == pytest.approx((2 * many.nbytes + few.nbytes) / COPY_RATE + LAUNCH)
+    assert time.calls == 2
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [(torch.bfloat16, MATRIX_RATE), (torch.float32, MATRIX_RATE / 2)])
+def test_a_product_takes_as_long_as_its_operations(dtype: torch.dtype, rate: float) -> None:
+    with traced():
+        square = torch.zeros(8192, 8192, dtype=dtype)
+        with Time() as time:
+            square @ square
+    assert time.seconds == pytest.approx(2 * 8192**3 / rate)
+
+
+def test_a_step_without_memory_makes_the_calls_of_a_real_one() -> None:
+    """Keys, mined neighbours and the optimiser's step among them."""
+    small = [
+        "preprocessing.num_frames=8",
+        "encoder.preset=stgcn-small",
+        "momentum.queue=16",
+        "optimizer.batch_size=8",
+    ]
+    config = load_config("aimclr/ntu60", small)
+    with as_on_a_gpu(kernels=False):
+        real = timed_step(config, card_of(config))
+    # The strides of a few gradients are others, which are then copied.
+    assert step_time(config).calls == pytest.approx(real.calls, rel=0.01)
