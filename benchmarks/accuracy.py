@@ -1,7 +1,7 @@
-"""The table in RESULTS.md: pretrain, evaluate and tabulate on NW-UCLA and UTD-MHAD.
+"""Pretraining and every protocol on NW-UCLA and UTD-MHAD: tables of RESULTS.md.
 
     python -m benchmarks.accuracy run --raw DIR --out runs/accuracy     prepares, trains what is missing, evaluates
-    python -m benchmarks.accuracy table --out runs/accuracy             writes RESULTS.md from the results
+    python -m benchmarks.accuracy keep --out runs/accuracy              into the results: RESULTS.md has the tables
     python -m benchmarks.accuracy commands                              prints the commands that `run` goes through
 
 DIR holds nw_ucla/ and utd_mhad/ with the files as released. `run` can be stopped and started again: it takes up a
@@ -15,18 +15,29 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mica.evaluation.features import Source
-from mica.evaluation.results import PROTOCOLS as ALL_PROTOCOLS
-from mica.evaluation.results import Score, read_result, read_results, result_file
+import torch
 
-RESULTS = Path(__file__).parents[1] / "RESULTS.md"
+from benchmarks import figures
+from benchmarks.figures import Figures, markdown
+from benchmarks.results import RESULTS, stamp
+
+if TYPE_CHECKING:
+    from mica.evaluation.features import Source
+    from mica.evaluation.results import Score
+
+FILE = "accuracy.json"
+COMMAND = "python -m benchmarks.accuracy run --raw DIR"
 PROTOCOLS = {"nw-ucla": "cross-view", "utd-mhad": "cross-subject"}
 STREAMS = ("joint", "bone", "motion")
 PLAIN = ("--encoder.frest", "false")
+
+Top1 = tuple[float, float | None]
+"""Percent, and their standard deviation where there is one."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +68,18 @@ def run_name(dataset: str, stream: str = "joint") -> str:
     return f"{dataset}-language" + ("" if stream == "joint" else f"-{stream}")
 
 
+def _stream_options(stream: str) -> tuple[str, ...]:
+    """Joints, of which the encoder makes bones and motion; or one of these as they are."""
+    options = ("--preprocessing.stream", stream)
+    return options if stream == "joint" else (*options, "--encoder.inputs", "[joint]")
+
+
 def trainings() -> list[Training]:
     """Every run that the tables need."""
     runs = []
     for dataset in PROTOCOLS:
         runs += [
-            Training(
-                run_name(dataset, stream), dataset, f"mica/{dataset}", ("--preprocessing.stream", stream)
-            )
+            Training(run_name(dataset, stream), dataset, f"mica/{dataset}", _stream_options(stream))
             for stream in STREAMS
         ]
         runs.append(Training(f"{dataset}-self", dataset, f"mica-self/{dataset}"))
@@ -98,6 +113,8 @@ def rows_of(dataset: str) -> list[Row]:
 
 def evaluations(dataset: str, out: Path) -> Iterator[tuple[list[str], Path]]:
     """The commands that score the runs of a data set, each with the last file that it writes."""
+    from mica.evaluation.results import result_file
+
     other = next(name for name in PROTOCOLS if name != dataset)
     whole = {run_name(dataset), f"{dataset}-self"}
     data, beside = ["--data", str(out / f"{dataset}.arrow")], ["--transfer-to", str(out / f"{other}.arrow")]
@@ -145,20 +162,82 @@ def run(raw: Path, out: Path) -> None:
             subprocess.run([sys.executable, "-m", "mica", *command[1:], *going_on], check=True)
 
 
-def write_table(out: Path) -> None:
-    """Write RESULTS.md from the evaluation files under `out`."""
-    lines = [HEAD]
-    for dataset, protocol in PROTOCOLS.items():
-        lines += [f"## {dataset}, {protocol}\n", *_features_table(dataset, out), ""]
-        lines += [f"### {dataset}, every protocol\n", *_protocols_table(dataset, out), ""]
-    lines += ["## utd-mhad, unseen classes\n", *_zero_shot_table(out), ""]
-    commands = [shlex.join(command) for command, _ in all_commands(Path("DIR"), Path("runs/accuracy"))]
-    lines += ["## The commands\n", "```", *commands, "```", ""]
-    RESULTS.write_text("\n".join(lines))
-    print(f"wrote {RESULTS.name}")
+def found_in(out: Path) -> Figures:
+    """Every figure of the tables, from the evaluation files under `out`, and where they were made."""
+    from mica.evaluation.results import read_result, result_file
+
+    sets = {
+        dataset: {"features": _features(dataset, out), "protocols": _protocols(dataset, out)}
+        for dataset in PROTOCOLS
+    }
+    result = read_result(result_file(out / "utd-mhad-language-22-5", "zero-shot"))
+    unseen = {"classes": list(result.unseen_classes), "variants": [_unseen(score) for score in result.scores]}
+    return {**stamp(torch.device("cpu")), "datasets": sets, "unseen": unseen}
 
 
-def _features_table(dataset: str, out: Path) -> Iterator[str]:
+def _features(dataset: str, out: Path) -> Figures:
+    """A row for every kind of features."""
+    from mica.evaluation.results import read_result, result_file
+
+    rows = []
+    for row in rows_of(dataset):
+        linear, knn = (
+            read_result(result_file(out / row.run, name, row.features)) for name in ("linear", "knn")
+        )
+        training = _training(out / row.run) if row.features == "trained" else {}
+        scores = [_top1(score) for score in (*linear.scores, knn.scores[0])]
+        words = linear.supervision == "words"
+        rows.append({"features": row.title, "words": words, "scores": scores, **training})
+    return {"clips": linear.split_note, "rows": rows}
+
+
+def _training(folder: Path) -> Figures:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {"epochs": len(records), "minutes": sum(record["seconds"] for record in records) / 60}
+
+
+def _protocols(dataset: str, out: Path) -> list[Figures]:
+    """A row a variant of a protocol: never trained, self-supervised, language-supervised."""
+    runs = ((run_name(dataset), "random"), (f"{dataset}-self", "trained"), (run_name(dataset), "trained"))
+    columns = [_scores(out / run, source) for run, source in runs]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [{"protocol": name, "scores": [column.get(name) for column in columns]} for name in names]
+
+
+def _scores(run: Path, source: str) -> dict[str, Top1]:
+    """Every score of a source, in the order of the protocols."""
+    from mica.evaluation.results import PROTOCOLS as ORDER
+    from mica.evaluation.results import read_results
+
+    found = sorted(read_results(run), key=lambda result: ORDER.index(result.protocol))
+    return {
+        f"{'transfer to ' + result.dataset if result.protocol == 'transfer' else result.protocol}: {score.name}": _top1(
+            score
+        )
+        for result in found
+        if result.source == source
+        for score in result.scores
+    }
+
+
+def _unseen(score: Score) -> Figures:
+    return {"variant": score.name, "top1": _top1(score), "clips": score.clips, "measures": score.measures}
+
+
+def _top1(score: Score) -> Top1:
+    return round(score.top1, 2), None if score.spread is None else round(score.spread, 2)
+
+
+def table(name: str, results: Path = RESULTS) -> str:
+    """The kept figures in Markdown; `name` is one of `TABLES`."""
+
+    def make(found: Figures) -> str:
+        return "\n".join((figures.origin(found, COMMAND), "", *TABLES[name](found)))
+
+    return figures.kept(FILE, make, results)
+
+
+def features_table(of: Figures) -> Iterator[str]:
     heads = (
         "features",
         "text seen",
@@ -168,118 +247,67 @@ def _features_table(dataset: str, out: Path) -> Iterator[str]:
         "epochs",
         "minutes",
     )
-    yield from _head(heads)
-    for row in rows_of(dataset):
-        linear, knn = (
-            read_result(result_file(out / row.run, name, row.features)) for name in ("linear", "knn")
-        )
-        text = "labels as words" if linear.supervision == "words" else "no"
-        figures = [_figure(score) for score in (*linear.scores, knn.scores[0])]
-        training = _training(out / row.run) if row.features == "trained" else ("", "")
-        yield f"| {' | '.join((row.title, text, *figures, *training))} |"
-    yield f"\nTraining / test clips: {linear.split_note}."
+    lines = [
+        [
+            row["features"],
+            "labels as words" if row["words"] else "no",
+            *map(_cell, row["scores"]),
+            str(row.get("epochs", "")),
+            f"{row['minutes']:.1f}" if "minutes" in row else "",
+        ]
+        for row in of["rows"]
+    ]
+    yield from markdown(heads, lines)
+    yield f"\nTraining / test clips: {of['clips']}."
 
 
-def _protocols_table(dataset: str, out: Path) -> Iterator[str]:
-    """Rows a variant of a protocol; columns: never trained, self-supervised, language-supervised."""
-    runs = ((run_name(dataset), "random"), (f"{dataset}-self", "trained"), (run_name(dataset), "trained"))
-    columns: list[dict[str, Score]] = [_scores(out / run, source) for run, source in runs]
-    yield from _head(("protocol", "random encoder", "self-supervised", "language-supervised"))
-    for name in dict.fromkeys(name for column in columns for name in column):
-        cells = [_figure(column[name]) if name in column else "" for column in columns]
-        yield f"| {' | '.join((name, *cells))} |"
+def protocols_table(of: Sequence[Figures]) -> Iterator[str]:
+    heads = ("protocol", "random encoder", "self-supervised", "language-supervised")
+    yield from markdown(heads, [[row["protocol"], *map(_cell, row["scores"])] for row in of])
 
 
-def _scores(run: Path, source: str) -> dict[str, Score]:
-    """Every score of a source, in the order of the protocols."""
-    found = sorted(read_results(run), key=lambda result: ALL_PROTOCOLS.index(result.protocol))
-    return {
-        f"{'transfer to ' + result.dataset if result.protocol == 'transfer' else result.protocol}: {score.name}": score
-        for result in found
-        if result.source == source
-        for score in result.scores
-    }
+def unseen_table(of: Figures) -> Iterator[str]:
+    yield f"Never seen in pretraining: {', '.join(of['classes'])}.\n"
+    lines = []
+    for row in of["variants"]:
+        further = ", ".join(f"{name} {value:.1f}" for name, value in row["measures"].items())
+        lines.append([row["variant"], _cell(row["top1"]), str(row["clips"]), further])
+    yield from markdown(("variant", "top-1", "clips", "further"), lines)
 
 
-def _zero_shot_table(out: Path) -> Iterator[str]:
-    result = read_result(result_file(out / "utd-mhad-language-22-5", "zero-shot"))
-    yield f"Never seen in pretraining: {', '.join(result.unseen_classes)}.\n"
-    yield from _head(("variant", "top-1", "clips", "further"))
-    for score in result.scores:
-        further = ", ".join(f"{name} {value:.1f}" for name, value in score.measures.items())
-        yield f"| {score.name} | {_figure(score)} | {score.clips} | {further} |"
+def _cell(score: Top1 | None) -> str:
+    if score is None:
+        return ""
+    return f"{score[0]:.1f}" + ("" if score[1] is None else f" ± {score[1]:.1f}")
 
 
-def _head(cells: Sequence[str]) -> Iterator[str]:
-    yield f"| {' | '.join(cells)} |"
-    yield f"| {' | '.join('---' for _ in cells)} |"
+TABLES: dict[str, Callable[[Figures], Iterator[str]]] = {
+    "nw-ucla-features": lambda found: features_table(found["datasets"]["nw-ucla"]["features"]),
+    "nw-ucla-protocols": lambda found: protocols_table(found["datasets"]["nw-ucla"]["protocols"]),
+    "utd-mhad-features": lambda found: features_table(found["datasets"]["utd-mhad"]["features"]),
+    "utd-mhad-protocols": lambda found: protocols_table(found["datasets"]["utd-mhad"]["protocols"]),
+    "utd-mhad-unseen": lambda found: unseen_table(found["unseen"]),
+}
 
 
-def _figure(score: Score) -> str:
-    return f"{score.top1:.1f}" + ("" if score.spread is None else f" ± {score.spread:.1f}")
-
-
-def _training(folder: Path) -> tuple[str, str]:
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return str(len(records)), f"{sum(record['seconds'] for record in records) / 60:.1f}"
-
-
-HEAD = """# Results
-
-Generated by `python -m benchmarks.accuracy table`; the commands that made every figure are at the end. Top-1 accuracy
-on the test part in percent, of one pretraining each. ± is the standard deviation over the seeds of the evaluation
-(5 orders of clips for SGD, 3 fine-tunings, 5 draws of labels). How much pretrainings differ is not in it: on NW-UCLA
-three language-supervised ones from other seeds came out up to 5.9 points apart by a linear probe
-([docs/performance.md](docs/performance.md)), those of an earlier revision, on another machine, up to 6.1 points away.
-
-Recipes, epochs and the settings of every probe were chosen on the validation subjects (a fifth of the training
-subjects, never pretrained on); probes were then trained on the whole training part and the test part was scored once.
-Peers report the best epoch on the test part: we do not. Three choices were made after runs had been scored on the test
-part: the SGD probe's learning rates went one notch down, since most runs had chosen the lowest; raw coordinates became
-two rows; and training from scratch got a recipe of its own, since with that of fine-tuning it had hardly learned (42
-and 39 %).
-
-- **raw coordinates**: clips resampled and centred like the encoder's input.
-- **random encoder**: the same architecture before training.
-- **self-supervised**: `text: none`.
-- **text seen**: language-supervised runs have read the training labels as words. Never rank them with the others.
-- **kNN**: the nearest training clip by cosine, on features as they are or standardised, or (language-supervised) in the
-  text's space, whichever validates better.
-- **minutes** of training on one thread of a two-core AMD EPYC (two trainings ran side by side, other work beside them)
-  in bfloat16, which this CPU multiplies. Where a CPU does not, float32 trains other weights.
-- **retrieval**: the share of queries whose nearest clip is of their class; by words there is a query a class, so few.
-- **fine-tuned, random encoder**: trained from scratch with labels only, for more epochs and at a higher rate.
-
-Where we lose:
-
-- The self-supervised encoder is behind the published linear probes, 86.1 on NW-UCLA and 95.1 on UTD-MHAD, and on
-  UTD-MHAD its nearest neighbours are far behind those of raw coordinates.
-- FreST is undecided on NW-UCLA. Of its four comparisons by a linear probe it wins three, by 0.8 to 5.7 points, and
-  loses one, by 4.1: what pretrainings of two revisions differ by, too. In an earlier revision its filters had
-  hardly left the identity that they start from.
-- Features of NW-UCLA serve UTD-MHAD worse, by a linear probe, than those of a random encoder.
-- Fine-tuning is no better than logistic regression on the language-supervised features.
-- Training from scratch is a weak floor on UTD-MHAD: a probe of the random encoder's frozen features is better.
-- Unseen classes: beside the seen ones they are hardly ever chosen, and one wording or another changes much.
-- Weights of an ensemble that validation chose are no better than equal ones.
-
-Trained and scored at revision f463be2, but for the random encoder's training from scratch (02b88f5) and its retrieval
-(dd1fdf5).
-"""
+def listing() -> str:
+    """The commands that `run` goes through, in Markdown."""
+    lines = [shlex.join(command) for command, _ in all_commands(Path("DIR"), Path("runs/accuracy"))]
+    return "\n".join(("```", *lines, "```"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("run", "table", "commands"))
+    parser.add_argument("action", choices=("run", "keep", "commands"))
     parser.add_argument("--raw", type=Path, default=Path("DIR"), help="directory with nw_ucla/ and utd_mhad/")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="stores and runs")
     arguments = parser.parse_args()
     if arguments.action == "run":
         run(arguments.raw, arguments.out)
-    elif arguments.action == "table":
-        write_table(arguments.out)
+    elif arguments.action == "keep":
+        figures.keep(FILE, found_in(arguments.out))
     else:
         for command, _ in all_commands(arguments.raw, arguments.out):
             print(shlex.join(command))

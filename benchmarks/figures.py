@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,32 @@ def write(file: Path, found: Figures) -> None:
     file.write_text(json.dumps(found, indent=1) + "\n")
 
 
+def kept(name: str, make: Callable[[Figures], str], results: Path) -> str:
+    """What `make` says of the kept figures, a device at a time."""
+    files = sorted(results.glob(f"*/{name}"))
+    return "\n\n".join(make(json.loads(file.read_text())) for file in files) or "Not yet measured."
+
+
 def kept_table(name: str, command: str, lines: Lines, results: Path) -> str:
     """The kept figures in Markdown, a table a device."""
-    files = sorted(results.glob(f"*/{name}"))
-    tables = [table(json.loads(file.read_text()), command, lines) for file in files]
-    return "\n\n".join(tables) or "Not yet measured."
+    return kept(name, lambda found: table(found, command, lines), results)
 
 
 def table(found: Figures, command: str, lines: Lines) -> str:
     """Where and with what figures were made, and what `lines` say of them; `command` may name some of the figures."""
-    head = (
-        f"**{found['device']}**, {found['threads']} threads, PyTorch {found['torch']}, commit {found['commit']}, "
+    return "\n".join([origin(found, command), "", *markdown(("what", "measured"), list(lines(found)))])
+
+
+def origin(found: Figures, command: str) -> str:
+    """Where, with what and how figures were made."""
+    threads = ""
+    if "threads" in found:
+        threads = f"{found['threads']} thread{'' if found['threads'] == 1 else 's'}, "
+    return (
+        f"**{found['device']}**, {threads}PyTorch {found['torch']}, commit {found['commit']}, "
         f"{found['date'][:10]}. Made by `{command.format_map(found)}`."
     )
-    cells = (("what", "measured"), ("---", "---"), *lines(found))
-    return "\n".join([head, "", *(f"| {' | '.join(row)} |" for row in cells)])
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]

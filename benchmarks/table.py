@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from benchmarks import data, engine, evaluating, precision
+from benchmarks import accuracy, data, engine, evaluating, methods, precision
+from benchmarks.figures import markdown
 from benchmarks.registry import OPERATORS
 from benchmarks.results import (
     HERE,
@@ -31,6 +33,7 @@ DOCUMENTS = tuple(
     HERE.parent / name
     for name in (
         "README.md",
+        "RESULTS.md",
         "benchmarks/README.md",
         "docs/performance.md",
         "docs/data.md",
@@ -232,10 +235,6 @@ def _origin(rows: Sequence[Row]) -> str:
     )
 
 
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
-
-
 TABLES: dict[str, Callable[[Sequence[Row]], str]] = {
     "quick": lambda rows: headlines([row for row in rows if _is_quick(row)]),
     "headlines": headlines,
@@ -247,5 +246,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "engine": engine.table,
     "evaluating": evaluating.table,
     "precision": precision.table,
+    **{name: partial(accuracy.table, name) for name in accuracy.TABLES},
+    **{name: partial(methods.table, name) for name in methods.COMPARISONS},
+    "accuracy-commands": accuracy.listing,
+    "methods-commands": methods.listing,
 }
 """Tables of what has results of its own, and no rows."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.table import markdown
+from benchmarks.figures import markdown
 from mica.skeleton import get_layout
 from mica.transforms.sampling import Preprocessing
 

@@ -38,6 +38,12 @@ def markdown(standings: Standings) -> Iterator[str]:
     yield f"| {' | '.join(['---'] * len(heads))} |"
     for row in standings.rows:
         yield f"| {' | '.join(_cells(standings, row))} |"
+    chosen = {row.name.partition("+")[0]: row.chosen for row in standings.rows if row.chosen}
+    if chosen:
+        said = (
+            f"`{method}` {' '.join(f'`{one}`' for one in settings)}" for method, settings in chosen.items()
+        )
+        yield from ("", f"Chosen on the validation part: {', '.join(said)}.")
 
 
 def _cells(standings: Standings, row: Row) -> Iterator[str]:
