@@ -52,7 +52,12 @@ def done(
     tiny_store: Store, tiny_recipes: None, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Standings]:
     out = tmp_path_factory.mktemp("compared") / "out"
-    return out, compare(METHODS, Plan(tiny_store.path, out, seeds=2, trials=2, jobs=2))
+    return out, compare(METHODS, plan(tiny_store, out))
+
+
+def plan(store: Store, out: Path) -> Plan:
+    """Two trials, of another rate each."""
+    return Plan(store.path, out, seeds=2, trials=2, jobs=2, settings=("optimizer.lr=0.003",))
 
 
 def test_every_method_is_tuned_on_validation_and_then_trained_from_every_seed(
@@ -69,7 +74,7 @@ def test_every_method_is_tuned_on_validation_and_then_trained_from_every_seed(
         for seed in range(2):
             found = load_config(str(out / method / f"seed-{seed}" / "config.yaml"))
             assert (found.seed, found.split.part) == (seed, "train")
-            assert found.optimizer.lr == pytest.approx(0.003 if "optimizer.lr=0.003" in chosen else 0.001)
+            assert found.optimizer.lr == pytest.approx(0.001 if "optimizer.lr=0.001" in chosen else 0.003)
         assert next(row.chosen for row in standings.rows if row.name == method) == chosen
     assert not list(out.rglob("*.job.json"))
 
@@ -105,7 +110,7 @@ def test_what_is_done_is_not_done_again(
     }
     results = {file: file.stat().st_mtime_ns for file in out.rglob("evaluation/*.json")}
     monkeypatch.setattr(compare_module, "work_through", once_more(work_through))
-    assert compare(METHODS, Plan(tiny_store.path, out, seeds=2, trials=2, jobs=2)).rows == standings.rows
+    assert compare(METHODS, plan(tiny_store, out)).rows == standings.rows
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert {file: file.stat().st_mtime_ns for file in results} == results
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mica.comparison.page import PAGE, write_page
+from mica.comparison.standings import QUESTIONS, Row, Standings
 from mica.data.store import Store
 from mica.evaluation.results import Result
 from mica.models.mica import ModelCard
@@ -29,6 +31,7 @@ FIGURES = {  # which sections of a page must hold a picture or a moving skeleton
     "report with unseen classes": SECTIONS,
     "comparison": ("classes-3", "training"),
     "animation": (),
+    "standings": ("pictures",),
 }
 
 
@@ -56,7 +59,35 @@ def pages(
         evaluate_somehow(runs[-1], add_result)
     written["comparison"] = write_comparison(runs, folder / "comparison.html")
     written["animation"] = animate(tiny_store, 0, folder / "animation.html")
+    (folder / "standings").mkdir()
+    write_page(standings(), folder / "standings")
+    written["standings"] = folder / "standings" / PAGE
     return written
+
+
+def standings() -> Standings:
+    """Of methods with short names and long ones, all kinds of supervision among them."""
+    changed = "mica+encoder.frest=false+objectives.modulation=0+objectives.inter=0"
+    chosen = ("heads.pooling=parts", "baseline.temperature=0.2")
+    kinds = {
+        "random encoder": None,
+        "aimclr": "none",
+        "mica": "words",
+        changed: "words",
+        "supervised": "labels",
+    }
+    rows = tuple(
+        Row(
+            name=name,
+            supervision=supervision,  # type: ignore[arg-type]
+            chosen=chosen if supervision == "none" else (),
+            values={column: [60.0 + place, 61.5 + place, 64.0] for _, _, column in QUESTIONS},
+            parameters=821_380,
+            minutes=[] if supervision is None else [3.0, 4.0],
+        )
+        for place, (name, supervision) in enumerate(kinds.items())
+    )
+    return Standings("nw-ucla", "cross-view", 464, 40, 3, rows)
 
 
 def evaluate_somehow(run: Path, add_result: Callable[..., Result]) -> None:
