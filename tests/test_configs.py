@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -11,7 +12,17 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
-from mica.configs import FOLDER, add_config, datasets, find_recipe, load_config, methods, read_config, recipes
+from mica.configs import (
+    FOLDER,
+    add_config,
+    config_of,
+    datasets,
+    find_recipe,
+    load_config,
+    methods,
+    read_config,
+    recipes,
+)
 from mica.errors import InputError
 from mica.training.checks import check_config
 from mica.training.config import PretrainConfig
@@ -29,6 +40,12 @@ def test_shipped_recipe_says_what_it_changes_and_only_that(name: str) -> None:
     for file in find_recipe(name):
         expected |= _flat(yaml.safe_load(file.read_text()))
     assert {entry: found[entry] for entry in expected} == expected
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_configuration_survives_json(name: str) -> None:
+    config = load_config(name)
+    assert config_of(json.loads(json.dumps(asdict(config)))) == config
 
 
 def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:

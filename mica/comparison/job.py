@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from jsonargparse import Namespace
-
-from mica.configs import read_config
+from mica.configs import config_of
 from mica.data.dataset import SkeletonDataset
 from mica.data.splits import split
 from mica.data.store import Store
@@ -29,7 +27,7 @@ VALIDATION = "validation.json"
 def main(description: Path) -> None:
     """Train the run unless it is trained, then judge it by whatever it was not judged by yet."""
     entries = json.loads(description.read_text())
-    config = read_config(Namespace(entries["config"]))
+    config = config_of(entries["config"])
     run, store = Path(entries["run"]), Store.open(entries["data"])
     pretrain(config, store, run, resume=True)
     missing = [pair for pair in entries["judged"] if not judgement(run, *pair).is_file()]

@@ -15,10 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mica.comparison.job import judgement
 from mica.errors import InputError, Interrupted
 from mica.training.config import PretrainConfig
 from mica.training.interrupt import StopRequest
-from mica.training.run import METRICS
+from mica.training.run import METRICS, RunDirectory
 
 _LOOK_SECONDS = 0.5
 _LAST_LINES = 12
@@ -47,6 +48,12 @@ class Job:
         file.write_text(json.dumps({**entries, "config": asdict(self.config)}))
 
     @property
+    def done(self) -> bool:
+        """Whether it is trained and judged already; raises InputError where what is there is another run."""
+        trained = RunDirectory(self.run, self.config, resume=True).finished
+        return trained and all(judgement(self.run, *pair).is_file() for pair in self.judged)
+
+    @property
     def epochs_done(self) -> int:
         file = self.run / METRICS
         return len(file.read_text().splitlines()) if file.is_file() else 0
@@ -58,10 +65,10 @@ def work_through(jobs: Sequence[Job], at_once: int, what: str) -> None:
     Raises InputError with the end of its log where a job fails, and Interrupted where this process was asked to stop:
     jobs under way are then asked to save first.
     """
-    waiting = list(jobs)
+    waiting = [job for job in jobs if not job.done]
     under_way: dict[subprocess.Popen[Any], Job] = {}
     total = sum(job.config.optimizer.epochs for job in jobs)
-    with StopRequest() as stop, tqdm(total=total, unit="epoch", desc=what, disable=not jobs) as bar:
+    with StopRequest() as stop, tqdm(total=total, unit="epoch", desc=what, disable=not waiting) as bar:
         try:
             while waiting or under_way:
                 while waiting and len(under_way) < at_once:

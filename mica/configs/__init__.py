@@ -96,6 +96,15 @@ def read_config(options: Namespace) -> PretrainConfig:
     return PretrainConfig(**_parser().instantiate(entries).as_dict())
 
 
+def config_of(entries: dict[str, Any]) -> PretrainConfig:
+    """The configuration of entries as `dataclasses.asdict` gives them.
+
+    >>> config_of(asdict(load_config("mica/synthetic"))) == load_config("mica/synthetic")
+    True
+    """
+    return read_config(_parser().parse_object(entries))
+
+
 def _names(folder: str) -> list[str]:
     return [file.stem for file in (FOLDER / folder).glob("*.yaml")]
 

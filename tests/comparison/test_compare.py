@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from mica.comparison import compare as compare_module
 from mica.comparison import contestant, jobs
 from mica.comparison.compare import Plan, best_trial, compare
 from mica.comparison.jobs import Job, work_through
@@ -105,19 +104,43 @@ def test_what_is_done_is_not_done_again(
     done: tuple[Path, Standings], tiny_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, standings = done
-    before = {
-        file: file.stat().st_mtime_ns for file in out.rglob("*") if file.suffix in (".safetensors", ".jsonl")
-    }
-    results = {file: file.stat().st_mtime_ns for file in out.rglob("evaluation/*.json")}
-    monkeypatch.setattr(compare_module, "work_through", once_more(work_through))
+    monkeypatch.setattr(jobs, "_start", lambda job, at_once: pytest.fail(f"{job.run} is done"))
     assert compare(METHODS, plan(tiny_store, out)).rows == standings.rows
-    assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert {file: file.stat().st_mtime_ns for file in results} == results
 
 
-def once_more(work: Callable[..., None]) -> Callable[..., None]:
-    """The first of the jobs stands for all: each takes seconds to load what it then finds done."""
-    return lambda todo, at_once, what: work(todo[:1], at_once, what)
+def test_what_was_not_judged_is_judged(
+    done: tuple[Path, Standings], tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is trained and has one result of two."""
+    started: list[Job] = []
+    out, _ = done
+    monkeypatch.setattr(jobs, "_start", lambda job, at_once: started.append(job) or Finished())
+    monkeypatch.setattr(jobs, "_check", lambda status, job: None)
+    folder = out / "supervised" / "seed-1"
+    config = load_config(str(folder / "config.yaml"))
+    job = Job(tiny_store.path, folder, config, (("linear", "trained"), ("knn", "trained")))
+    work_through([job], 1, "train")
+    assert not started
+    more = replace(job, judged=(*job.judged, ("retrieval", "trained")))
+    work_through([job, more], 1, "train")
+    assert started == [more]
+    other = replace(job, config=replace(config, seed=7))
+    with pytest.raises(InputError, match="seed"):
+        work_through([other], 1, "train")
+
+
+class Finished:
+    """A process that has come to its end."""
+
+    returncode = 0
+
+    def poll(self) -> int:
+        return 0
+
+    def terminate(self) -> None:
+        pass
+
+    wait = terminate
 
 
 def test_a_training_that_fails_is_told_with_its_last_words(
