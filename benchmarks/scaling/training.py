@@ -31,6 +31,13 @@ from mica.transforms.draws import Draws
 LAUNCH = 5e-6
 """Seconds that a call of an operator takes at least; an assumption."""
 
+_ALLOCATIONS = frozenset(
+    getattr(torch.ops.aten, name)
+    for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+)
+_OVERWRITES = frozenset(getattr(torch.ops.aten, name) for name in ("copy_", "fill_", "zero_"))
+"""Operators that touch no memory, and those that do not read what they write to."""
+
 CLIPS = {
     **{name: published_protocols(name)[0].expected[0] for name in ("ntu60", "ntu120")},  # type: ignore[index]
     "pku-mmd-1": 18_800,
@@ -51,8 +58,11 @@ class Time(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        read, written = _tensors((args, kwargs)), _tensors(out)
-        if not func.is_view and written:
+        if func.is_view or func.overloadpacket in _ALLOCATIONS:
+            return out
+        read, written = _tensors((args, kwargs)), _tensors(out) or _changed(func, args)
+        if written:
+            read = read[1:] if func.overloadpacket in _OVERWRITES else read
             count = flop_registry.get(func.overloadpacket)
             flops = 0 if count is None else count(*args, **(kwargs or {}), out_val=out)
             half = any(tensor.dtype == torch.bfloat16 for tensor in read)
@@ -60,6 +70,12 @@ class Time(TorchDispatchMode):
             self.seconds += max(sum(map(_size, read + written)) / COPY_RATE, products, LAUNCH)
             self.calls += 1
         return out
+
+
+def _changed(func: Any, args: Any) -> list[Tensor]:
+    """What an operator without a result changes, such as the optimiser's."""
+    schema = zip(func._schema.arguments, args, strict=False)
+    return _tensors([value for about, value in schema if about.alias_info and about.alias_info.is_write])
 
 
 def _tensors(tree: Any) -> list[Tensor]:

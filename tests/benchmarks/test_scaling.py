@@ -288,8 +288,24 @@ def test_an_operator_takes_as_long_as_its_bytes_its_products_or_its_call() -> No
         many.T + few  # what is broadcast is read once, and a view costs nothing
         assert time.seconds == pytest.approx((2 * many.nbytes + few.nbytes) / COPY_RATE)
         few.exp()
+        torch.empty_like(many)
     assert time.seconds == pytest.approx((2 * many.nbytes + few.nbytes) / COPY_RATE + LAUNCH)
     assert time.calls == 2
+    with Time() as time:
+        many.copy_(many.clone())
+    assert time.seconds == pytest.approx(4 * many.nbytes / COPY_RATE)
+
+
+def test_an_optimiser_reads_and_writes_what_it_keeps() -> None:
+    weight = nn.Parameter(torch.zeros(1 << 22))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    with Time() as time:
+        optimizer.step()
+    # Weight, gradient and two moments are read; weight, gradient (it may be rescaled) and moments written; the
+    # steps are counted first.
+    assert time.seconds == pytest.approx(8 * weight.nbytes / COPY_RATE + LAUNCH, rel=0.01)
 
 
 @pytest.mark.parametrize(("dtype", "rate"), [(torch.bfloat16, MATRIX_RATE), (torch.float32, MATRIX_RATE / 2)])
