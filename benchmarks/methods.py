@@ -30,13 +30,16 @@ DATASETS = ("nw-ucla", "utd-mhad")
 CLASSICS = ("skeletonclr", "aimclr", "crossclr")
 RAW = ("raw coordinates", "raw, turned to the front")
 PROBES = ("linear, SGD", "linear, logistic regression")
-FREST = (
-    "encoder.frest=false",
+PLAIN = "encoder.frest=false"
+SPARSITY_AND_SPATIAL = (
     "encoder.sparsity=bin",
     "encoder.sparsity=null",
     "encoder.spatial=dft",
     "encoder.spatial=null",
 )
+POINTWISE = "encoder.temporal_kernel=1"
+"""No convolution over time: what is left to mix it is FreST, which then has to start as more than the identity."""
+ALONE = f"{POINTWISE}+encoder.start=random+encoder.groups=32"
 LOSSES = ("objectives.modulation=0", "objectives.inter=0", "objectives.intra=0")
 
 
@@ -90,10 +93,19 @@ def _classics(dataset: str) -> Comparison:
     return Comparison(f"{dataset}-classics", dataset, methods, tuple(against))
 
 
-def _parts(dataset: str, method: str, changes: Sequence[str]) -> Comparison:
-    changed = tuple(f"{method}+{change}" for change in changes)
-    against = tuple((method, f"`{change}`", (name,)) for change, name in zip(changes, changed, strict=True))
-    return Comparison(f"{dataset}-parts-of-{method}", dataset, (method, *changed), against)
+def _parts(dataset: str, method: str, losses: Sequence[str]) -> Comparison:
+    """Without FreST, without a loss; and FreST in place of the convolutions over time, whole and without its parts."""
+    alone, neither = f"{method}+{ALONE}", f"{method}+{POINTWISE}+{PLAIN}"
+    of_whole = {change: f"{method}+{change}" for change in (PLAIN, *losses)}
+    of_alone = {change: f"{alone}+{change}" for change in SPARSITY_AND_SPATIAL}
+    against = (
+        *((method, f"`{change}`", (name,)) for change, name in of_whole.items()),
+        (method, "the same with FreST for convolutions over time", (alone,)),
+        (alone, f"`{POINTWISE}+{PLAIN}`", (neither,)),
+        *((alone, f"the same with `{change}`", (name,)) for change, name in of_alone.items()),
+    )
+    methods = (method, *of_whole.values(), neither, alone, *of_alone.values())
+    return Comparison(f"{dataset}-parts-of-{method}", dataset, methods, against)
 
 
 COMPARISONS = {
@@ -101,8 +113,8 @@ COMPARISONS = {
     for dataset in DATASETS
     for one in (
         _classics(dataset),
-        _parts(dataset, "mica", (*FREST, *LOSSES)),
-        _parts(dataset, "mica-self", FREST),
+        _parts(dataset, "mica", LOSSES),
+        _parts(dataset, "mica-self", ()),
     )
 }
 

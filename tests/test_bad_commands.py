@@ -149,6 +149,8 @@ BAD_SETTINGS: list[tuple[str, tuple[str, ...]]] = [
     ("--encoder.preset resnet", ("field 'encoder'", "'resnet'", "stgcn-small")),
     ("--encoder.groups 7", ("field 'encoder'", "7 groups for 32 channels")),
     ("--encoder.groups 0", ("field 'encoder.groups'",)),
+    ("--encoder.temporal_kernel 4", ("field 'encoder'", "temporal_kernel must be odd", "4")),
+    ("--encoder.start zero", ("encoder.start", "zero")),
     ("--encoder.dropout 1.5", ("field 'encoder.dropout'", "1.5")),
     ("--encoder.sparsity row", ("encoder.sparsity", "row")),
     ("--heads.segments 0", ("field 'heads.segments'",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mica_kernels import spectral_gate
 from mica_kernels.nn import SpectralGate
 
 Spatial = Literal["graph", "dft"]
+Start = Literal["identity", "random"]
 
 
 class FreST(nn.Module):
@@ -23,7 +24,8 @@ class FreST(nn.Module):
 
     Spatial frequencies are scaled by a learned response (`spatial`: over the skeleton graph, over the joint index, or
     None), temporal frequencies by `spectral_gate`; a 1x1 convolution mixes the channels and a BatchNorm whose scale
-    starts at 0 makes a new layer the identity, so that it can be put into a trained model without harm.
+    starts at 0 makes a new layer the identity, so that it can be put into a trained model without harm. Short
+    trainings leave it close to that: where it is to mix time from the first step on, let it start at random.
 
     Args:
         channels: C, divisible by `groups`.
@@ -33,6 +35,7 @@ class FreST(nn.Module):
         sparsity: "joint" switches whole joints of a clip off, "bin" single frequencies of a joint, None nothing.
         spatial: which spatial frequencies; "graph" needs `layout`.
         layout: the skeleton, for its graph.
+        start: "identity", or "random": filters whose every coefficient is drawn, and a scale of 1.
 
     Shape: (N, C, T, V) -> the same, any float dtype, any strides. Raises ValueError on another C or V.
 
@@ -53,8 +56,11 @@ class FreST(nn.Module):
         sparsity: Literal["joint", "bin"] | None = "joint",
         spatial: Spatial | None = "graph",
         layout: SkeletonLayout | None = None,
+        start: Start = "identity",
     ) -> None:
         super().__init__()
+        if start not in get_args(Start):
+            raise ValueError(f"start must be one of {', '.join(get_args(Start))}; got {start!r}")
         self.channels, self.num_frames, self.num_joints, self.groups = (
             channels,
             num_frames,
@@ -64,7 +70,10 @@ class FreST(nn.Module):
         self.gate = SpectralGate(channels, num_frames, num_joints, groups=groups, sparsity=sparsity)
         self.mix = nn.Conv2d(channels, channels, kernel_size=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        nn.init.zeros_(self.norm.weight)
+        if start == "identity":
+            nn.init.zeros_(self.norm.weight)
+        else:
+            nn.init.normal_(self.gate.weight, std=math.sqrt(0.5))  # of each coefficient the mean square is 1
         self.spatial_basis: Tensor | None
         if spatial is None:
             self.register_buffer("spatial_basis", None)

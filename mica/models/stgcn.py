@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mica.models.frest import FreST, Spatial
+from mica.models.frest import FreST, Spatial, Start
 from mica.skeleton import SkeletonLayout
 from mica.transforms.streams import Stream, to_stream
 
@@ -52,6 +52,9 @@ class EncoderConfig:
         groups: channel groups with a spectral filter of their own.
         sparsity: what the gate switches off: a "joint" of a clip, a frequency "bin" of a joint, or null for nothing.
         spatial: spatial frequencies of the skeleton "graph", "dft" over the joint index, or null for none.
+        start: how FreST layers start: as the "identity", or with "random" filters that mix time from the first step on.
+        temporal_kernel: frames that a temporal convolution sees, an odd number; null for the preset's. With 1 it is
+            FreST alone that mixes time.
         dropout: share of features dropped behind each temporal convolution.
         inputs: what it makes of the clip and takes in side by side: "joint" is the clip as it comes, "bone" the way
             from each joint's parent to it, "motion" the way to the next frame. The peers' encoder has the first alone.
@@ -62,6 +65,8 @@ class EncoderConfig:
     groups: int = 4
     sparsity: Literal["joint", "bin"] | None = "joint"
     spatial: Spatial | None = "graph"
+    start: Start = "identity"
+    temporal_kernel: int | None = None
     dropout: float = 0.0
     inputs: list[Stream] = field(default_factory=lambda: list(JOINT))
 
@@ -78,6 +83,8 @@ class STGCN(nn.Module):
         groups, sparsity, spatial: of the FreST layers.
         dropout: share of features dropped behind each temporal convolution.
         inputs: what is made of the clip first, as of `EncoderConfig`: each takes `in_channels` of the input.
+        start: of the FreST layers.
+        temporal_kernel: frames that a temporal convolution sees, an odd number; None for the preset's.
 
     Source: Yan et al., AAAI 2018 (arXiv 1801.07455), as AimCLR reduces it; FreST in each block as in MICA.
 
@@ -101,6 +108,8 @@ class STGCN(nn.Module):
         spatial: Spatial | None = "graph",
         dropout: float = 0.0,
         inputs: Sequence[Stream] = JOINT,
+        start: Start = "identity",
+        temporal_kernel: int | None = None,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -110,6 +119,9 @@ class STGCN(nn.Module):
                 f"inputs must be some of {', '.join(get_args(Stream))}, each once; got {list(inputs)}"
             )
         shape = PRESETS[preset]
+        kernel = shape.temporal_kernel if temporal_kernel is None else temporal_kernel
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"temporal_kernel must be odd and at least 1; got {kernel}")
         self.layout, self.width, self.inputs = layout, shape.widths[-1], tuple(inputs)
         in_channels *= len(inputs)
         self.input_norm = nn.BatchNorm1d(in_channels * layout.num_joints)
@@ -118,12 +130,11 @@ class STGCN(nn.Module):
         width, frames = in_channels, num_frames
         for index, (out_width, stride) in enumerate(zip(shape.widths, shape.strides, strict=True)):
             residual = index > 0
-            blocks.append(
-                STGCNBlock(width, out_width, adjacency, shape.temporal_kernel, stride, residual, dropout)
-            )
+            blocks.append(STGCNBlock(width, out_width, adjacency, kernel, stride, residual, dropout))
             width, frames = out_width, (frames - 1) // stride + 1
             if frest:
-                blocks.append(FreST(width, frames, layout.num_joints, groups, sparsity, spatial, layout))
+                joints = layout.num_joints
+                blocks.append(FreST(width, frames, joints, groups, sparsity, spatial, layout, start))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N width T_out V"]:

@@ -87,6 +87,17 @@ def test_layer_is_its_definition(frames: int, groups: int, spatial: str, sparsit
         np.testing.assert_allclose(frest(x).numpy(), dense(frest, x), atol=1e-10)
 
 
+def test_a_random_start_has_filters_of_unit_power_and_counts_from_the_first_step() -> None:
+    torch.manual_seed(0)
+    frest = FreST(64, 64, V, groups=64, layout=LAYOUT, start="random")
+    power = frest.gate.weight.detach().square().sum(-1)
+    assert power.mean().item() == pytest.approx(1, abs=0.02)
+    assert power.std().item() == pytest.approx(1, abs=0.05)  # exponential, as of a complex normal variable
+    assert torch.equal(frest.norm.weight, torch.ones(64))
+    x = torch.randn(2, 64, 64, V)
+    assert (frest(x) - x).std().item() == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 20, 25])
 def test_fourier_basis_is_orthonormal_low_frequencies_first(size: int) -> None:
     basis = real_fourier_basis(size).astype(np.float64)
@@ -292,6 +303,7 @@ def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         ({"layout": None}, 'spatial="graph" needs the skeleton'),
         ({"layout": get_layout("ntu-25")}, "layout ntu-25 has 25 joints, the layer 20"),
         ({"spatial": "wavelet"}, 'spatial must be "graph", "dft" or None, got \'wavelet\''),
+        ({"start": "zero"}, "start must be one of identity, random; got 'zero'"),
     ],
 )
 def test_impossible_layers_are_refused(how: dict[str, object], message: str) -> None:

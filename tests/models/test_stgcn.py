@@ -120,6 +120,32 @@ def test_new_frest_layers_change_nothing() -> None:
     assert torch.equal(plain(clips()), with_frest(clips()))
 
 
+@pytest.mark.parametrize(
+    ("how", "mixes"),
+    [({"frest": False}, False), ({"start": "identity"}, False), ({"start": "random"}, True)],
+)
+def test_with_a_kernel_of_one_frame_only_frest_mixes_time(how: dict[str, object], mixes: bool) -> None:
+    encoder, x = small(temporal_kernel=1, **how), clips()
+    changed = x.clone()
+    changed[:, :, 8] += 1  # the first two strides of two keep frames 0, 4, 8 and 12
+    moved = (encoder(changed) - encoder(x)).abs().amax((0, 1, 3)) > 1e-6
+    assert moved.tolist() == ([True] * 4 if mixes else [False, False, True, False])
+
+
+@pytest.mark.parametrize(("kernel", "taps"), [(None, 5), (3, 3)])
+def test_the_temporal_kernel_can_be_chosen(kernel: int | None, taps: int) -> None:
+    convolutions = [
+        part for part in small(temporal_kernel=kernel).modules() if isinstance(part, TemporalConv)
+    ]
+    assert [part.kernel_size for part in convolutions] == [(taps, 1)] * 4
+
+
+@pytest.mark.parametrize("kernel", [0, 2, -1])
+def test_a_kernel_without_a_middle_is_refused(kernel: int) -> None:
+    with pytest.raises(ValueError, match=f"temporal_kernel must be odd and at least 1; got {kernel}"):
+        small(temporal_kernel=kernel)
+
+
 def _of_frest(name: str, encoder: STGCN) -> bool:
     blocks = [f"blocks.{i}." for i, block in enumerate(encoder.blocks) if block in encoder.frest_layers]
     return name.startswith(tuple(blocks))
