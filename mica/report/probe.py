@@ -30,7 +30,7 @@ _POSE_CLIPS = 64
 class Gate:
     """What the FreST layers learned; joints in the layout's order, frequency f in cycles a clip.
 
-    first, last: the filters' magnitudes in the first and the last layer, 1 at the start of training.
+    first, last: the filters' magnitudes in the first and the last layer, 1 where FreST starts as the identity.
     kept: in which share of clips and channels the last layer passes a signal at a joint.
     strength: root mean square of what the last layer passes at a joint, relative to the average joint.
     switches: whether the layers switch anything off; if not, `kept` tells only where their input was 0.
