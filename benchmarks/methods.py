@@ -32,7 +32,6 @@ RAW = ("raw coordinates", "raw, turned to the front")
 PROBES = ("linear, SGD", "linear, logistic regression")
 PLAIN = "encoder.frest=false"
 SPARSITY_AND_SPATIAL = {
-    # Which convolutions over time are worth much, so that what stands in for them is; on NW-UCLA they are not.
     "utd-mhad": (
         "encoder.sparsity=bin",
         "encoder.sparsity=null",
@@ -40,6 +39,7 @@ SPARSITY_AND_SPATIAL = {
         "encoder.spatial=null",
     )
 }
+"""By data set: asked where mixing time is worth much, and so what FreST does of it; on NW-UCLA it is not."""
 POINTWISE = "encoder.temporal_kernel=1"
 """No convolution over time: what is left to mix it is FreST, which then has to start as more than the identity."""
 ALONE = f"{POINTWISE}+encoder.start=random+encoder.groups=32"

@@ -19,7 +19,8 @@ from mica.data.formats import prepare
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.inference.clips import SUFFIXES, Reading, read_clip
-from mica.skeleton import get_layout, layout_from_dict, standing_pose
+from mica.skeleton import get_layout, layout_from_dict
+from tests.data.folders import body, npy, npz
 
 KINECT, NTU, COCO = get_layout("kinect-20"), get_layout("ntu-25"), get_layout("coco-17")
 ARM = """HIERARCHY
@@ -62,25 +63,6 @@ Frame Time: 0.04
 """
 
 
-def body(layout: Any = KINECT, frames: int = 4, persons: int = 1, seed: int = 0) -> np.ndarray:
-    """People who stand and tremble, (T, M, V, 3) in metres."""
-    rng = np.random.default_rng(seed)
-    pose = np.pad(standing_pose(layout), ((0, 0), (0, 1)))
-    return pose + rng.normal(size=(frames, persons, layout.num_joints, 3)) * 0.02 + [0.3, 0.1, 2.0]
-
-
-def array_file(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
-
-
-def archive(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, keypoints=array)
-    return stream.getvalue()
-
-
 def table(clip: np.ndarray) -> bytes:
     """A line a joint, the first joint of the second frame not seen."""
     stream = io.StringIO()
@@ -99,14 +81,14 @@ def gone(clip: np.ndarray) -> np.ndarray:
 
 
 OWN: dict[str, tuple[str, bytes, dict[str, Any]]] = {
-    "one body": ("a.npy", array_file(body()[:, 0]), {}),
-    "several": ("a.NPZ", archive(gone(body(persons=3))), {}),
-    "one frame": ("a.npy", array_file(body(frames=1)), {}),
+    "one body": ("a.npy", npy(body()[:, 0]), {}),
+    "several": ("a.NPZ", npz(keypoints=gone(body(persons=3))), {}),
+    "one frame": ("a.npy", npy(body(frames=1)), {}),
     "table": ("a.csv", table(body()), {}),
-    "lying": ("a.npy", array_file(body() * 1000), {"units": "millimetres", "up": "z"}),
+    "lying": ("a.npy", npy(body() * 1000), {"units": "millimetres", "up": "z"}),
     "pixels": (
         "a.npy",
-        array_file(body(COCO) * 300),
+        npy(body(COCO) * 300),
         {"units": "pixels", "dimensions": 2, "layout": "coco-17"},
     ),
 }
@@ -206,16 +188,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], Reading, str]] = {
     "no ending": (write("clip", b""), Reading(), "of no kind that can be read"),
     "missing": (lambda folder: folder / "a.npy", Reading(), "No such file"),
     "folder": (a_folder, Reading(), "Is a directory"),
-    "joints": (write("a.npy", array_file(body(NTU))), Reading(), "25 joints, layout kinect-20 has 20.*ntu-25"),
-    "unlike": (write("a.npy", array_file(body())), Reading(layout=NTU), "20 joints, layout ntu-25 has 25"),
-    "units": (write("a.npy", array_file(body())), Reading(units="millimetres"), "are these millimetres"),
-    "no units": (write("a.npy", array_file(body())), Reading(units="feet"), "unknown units 'feet'"),
-    "up": (write("a.npy", array_file(body())), Reading(up="x"), "no axis that may point up"),
-    "dimensions": (write("a.npy", array_file(body())), Reading(dimensions=4), "expected 2 or 3"),
-    "nobody": (write("a.npy", array_file(np.zeros((4, 20, 3)))), Reading(), "no body in any frame"),
+    "joints": (write("a.npy", npy(body(NTU))), Reading(), "25 joints, layout kinect-20 has 20.*ntu-25"),
+    "unlike": (write("a.npy", npy(body())), Reading(layout=NTU), "20 joints, layout ntu-25 has 25"),
+    "units": (write("a.npy", npy(body())), Reading(units="millimetres"), "are these millimetres"),
+    "no units": (write("a.npy", npy(body())), Reading(units="feet"), "unknown units 'feet'"),
+    "up": (write("a.npy", npy(body())), Reading(up="x"), "no axis that may point up"),
+    "dimensions": (write("a.npy", npy(body())), Reading(dimensions=4), "expected 2 or 3"),
+    "nobody": (write("a.npy", npy(np.zeros((4, 20, 3)))), Reading(), "no body in any frame"),
     "nobody there": (write("a.skeleton", b"1\n0\n"), Reading(), "no body in any frame"),
     "empty": (write("a.csv", b""), Reading(), "the file is empty"),
-    "damaged": (write("a.npz", archive(body())[:-30]), Reading(), "perhaps truncated"),
+    "damaged": (write("a.npz", npz(keypoints=body())[:-30]), Reading(), "perhaps truncated"),
     "other joints": (write("a.json", b'{"skeletons": [[[1, 2, 3]]]}'), Reading(), "1 joints, layout kinect-20"),
     "no clip": (write("a.json", b"{}"), Reading(), "key missing"),
     "not finite": (
