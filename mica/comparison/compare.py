@@ -63,7 +63,7 @@ class Plan:
         budget = [] if self.budget is None else [f"optimizer.epochs={self.budget}"]
         recipe = self.recipe or Store.open(self.data).info.dataset
         config = one.config(recipe, seed, *self.settings, f"split.part={part}", "knn_every=0", *budget)
-        return Job(self.data, self.out / one.name / name, config, tuple(judged))
+        return Job(self.data, self.out / one.folder / name, config, tuple(judged))
 
 
 def compare(methods: Sequence[str], plan: Plan) -> Standings:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 
@@ -33,6 +34,15 @@ class Contestant:
 
     name: str
     chosen: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The name as that of one folder, though a change may hold a path.
+
+        >>> Contestant("mica+text_path=../weights").folder
+        'mica+text_path=..%2Fweights'
+        """
+        return quote(self.name, safe="+=[], ")
 
     @property
     def method(self) -> str:

@@ -80,7 +80,7 @@ class Standings:
 def read_standings(out: Path, contestants: Sequence[Contestant], seeds: int) -> Standings:
     """Read the runs of a comparison that is through; raises InputError where a file is missing or damaged."""
     runs = {
-        one: tuple(read_run(out / one.name / f"seed-{seed}", one.name) for seed in range(seeds))
+        one: tuple(read_run(out / one.folder / f"seed-{seed}", one.name) for seed in range(seeds))
         for one in contestants
     }
     rows = [_row(one, found) for one, found in runs.items()]

@@ -223,3 +223,9 @@ def test_the_page_escapes_what_it_is_given() -> None:
     page = render(standings_of(("mica+text_path=<b>", "none", [1.0, 2.0]), ("x", "none", [1.0, 1.0])))
     assert "<b>" not in page
     assert "text_path=&lt;b&gt;" in page
+
+
+def test_a_path_among_the_changes_leads_no_run_out_of_the_comparison(tmp_path: Path) -> None:
+    one = contestant.Contestant("mica+text_path=../../../weights")
+    run = Plan(tmp_path / "data", tmp_path / "out", recipe="synthetic").job(one, "seed-0", 0, "fit", ()).run
+    assert run.resolve().parent.parent == (tmp_path / "out").resolve()
