@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ VARIABLE = "MICA_KERNELS_IMPL"
 
 OLDEST = (8, 0)
 """The compute capability from which on a GPU has bfloat16 and tf32 matrix units."""
+
+
+_Decide = TypeVar("_Decide", bound=Callable[..., object])
+
+
+def _constant(decide: _Decide) -> _Decide:
+    """torch.compiler.assume_constant_result without importing the compiler, which takes seconds: this is its mark."""
+    decide._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return decide
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def _choose(operator: str, device: torch.device, tensors: tuple[Tensor, ...], im
     return Choice("reference", f"{obstacle}, so the PyTorch reference runs")
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _asked(operator: str, impl: str) -> tuple[str, str]:
     """The implementation asked for and, for messages, where it was asked for."""
     source = f'impl="{impl}"'
@@ -138,7 +148,7 @@ def _is_short(tensors: tuple[Tensor, ...]) -> bool:
     return len(tensors) == 0 or tensors[0].shape[2] <= spectral.DENSE_FRAMES
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _device_obstacle(operator: str, where: torch.device) -> str | None:
     """The part of it that is the same for all tensors, which torch.compile need not look into."""
     if where.type not in ("cuda", "cpu"):

@@ -128,7 +128,7 @@ def run(code: str) -> str:
 def test_imports_without_triton_and_without_baggage() -> None:
     code = """
 import sys
-BAGGAGE = "transformers", "pyarrow", "matplotlib", "scipy", "triton"
+BAGGAGE = "transformers", "pyarrow", "matplotlib", "scipy", "triton", "sympy", "torch._dynamo"
 sys.modules["triton"] = None  # any import of it fails
 import mica, mica_kernels, mica_kernels.build, mica.doctor, mica.models.mica, mica.objectives, mica.transforms.augment
 mica_kernels.spectral_gate, mica_kernels.info_nce, mica_kernels.similarity_kl
@@ -137,6 +137,16 @@ import torch
 print(torch.cuda.is_initialized())
 """
     assert run(code).split() == ["[]", "False"]
+
+
+def test_a_training_waits_for_nothing_that_it_does_not_use() -> None:
+    code = """
+import sys
+import mica.configs, mica.training.loop, mica.evaluation.evaluate
+LATER = "sklearn", "torchmetrics", "matplotlib", "transformers", "torch._dynamo"
+print([name for name in LATER if name in sys.modules])
+"""
+    assert run(code).strip() == "[]"
 
 
 def test_preparing_data_does_without_pytorch() -> None:

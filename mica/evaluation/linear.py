@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Generator, Tensor
 
 from mica.evaluation.choosing import Choice, choose
@@ -111,6 +109,9 @@ def fit_logistic(
     >>> fit_logistic(x, y, 3, inverse_penalty=1.0).predict(torch.eye(3)).tolist()
     [0, 1, 2]
     """
+    from sklearn.exceptions import ConvergenceWarning  # takes a second: only for who fits
+    from sklearn.linear_model import LogisticRegression
+
     scaling, seen = Scaling.of(train), labels.unique()
     weight, bias = torch.zeros(num_classes, train.shape[1]), torch.zeros(num_classes)
     if len(seen) > 1:

@@ -1,4 +1,4 @@
-"""From predictions to figures, by scikit-learn's metrics: accuracy, classes, and what is taken for what."""
+"""From predictions to figures: accuracy, classes, and what is taken for what."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.metrics import accuracy_score, confusion_matrix
 from torch import Tensor
 
 MOST_CONFUSED = 8
@@ -20,13 +19,15 @@ def accuracy(predicted: Int[Tensor, " clips"], labels: Int[Tensor, " clips"]) ->
     >>> accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, 0]))
     50.0
     """
-    return 100.0 * float(accuracy_score(labels.cpu().numpy(), predicted.cpu().numpy()))
+    return 100.0 * float((predicted.cpu() == labels.cpu()).double().mean())
 
 
 def count_confusions(
     predicted: Int[Tensor, " clips"], labels: Int[Tensor, " clips"], num_classes: int
 ) -> Int[np.ndarray, "true predicted"]:
     """Count clips by true class (rows) and predicted class (columns)."""
+    from sklearn.metrics import confusion_matrix  # takes a second, which a training need not wait for
+
     counts = confusion_matrix(labels.cpu().numpy(), predicted.cpu().numpy(), labels=range(num_classes))
     return counts.astype(np.int64)
 

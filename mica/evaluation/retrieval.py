@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalPrecision
 
 from mica.evaluation.features import SplitFeatures
 from mica.evaluation.neighbours import nearest
@@ -60,6 +58,9 @@ def rank_measures(relevant: Bool[Tensor, "queries ranks"], ks: Sequence[int]) ->
     >>> rank_measures(torch.tensor([[True, False], [False, True]]), ks=(1, 2))
     {'hit rate at 1': 50.0, 'hit rate at 2': 100.0, 'precision at 2': 50.0, 'mean average precision at 2': 75.0}
     """
+    from torchmetrics import Metric  # brings matplotlib and more along, which takes seconds
+    from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP, RetrievalPrecision
+
     # torchmetrics sorts by preference and counts nothing whose preference is not above 0, which a cosine may well be.
     ranks = relevant.shape[1]
     preference = torch.arange(ranks, 0, -1.0).expand(relevant.shape).flatten()

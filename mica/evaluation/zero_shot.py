@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import auc, recall_score
 from torch import Tensor
 
 from mica.errors import InputError
@@ -100,6 +99,8 @@ def _generalised(
     clips to the words of seen classes, so that these win more often than they should; the area under the seen-unseen
     curve (`seen_unseen_curve`), in percent of what a perfect model reaches, does not depend on such a lead.
     """
+    from sklearn.metrics import auc  # takes a second: only for who asks
+
     predicted, is_unseen = scores.argmax(1), torch.isin(labels, unseen)
     seen_accuracy, unseen_accuracy = (
         _mean_class_accuracy(predicted, labels, part) for part in (~is_unseen, is_unseen)
@@ -117,6 +118,8 @@ def _mean_class_accuracy(
     predicted: Int[Tensor, " clips"], labels: Int[Tensor, " clips"], part: Bool[Tensor, " clips"]
 ) -> float:
     """The mean over the classes in `part` of the share of their clips that were recognised, in percent."""
+    from sklearn.metrics import recall_score
+
     asked = labels[part].unique().numpy()
     return 100 * float(recall_score(labels.numpy(), predicted.numpy(), labels=asked, average="macro"))
 

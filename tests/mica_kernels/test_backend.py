@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mica_kernels import device, spectral_gate
+from mica_kernels import backend, device, spectral_gate
 from mica_kernels.backend import OPERATORS, VARIABLE, choose, explain
 from mica_kernels.contrastive import configs as contrastive
 from mica_kernels.spectral import configs as spectral
@@ -223,6 +223,11 @@ def test_explain_reports_an_unmet_demand(demand: str, monkeypatch: pytest.Monkey
     choices = explain("meta")
     assert {choice.impl for choice in choices.values()} == {"none"}
     assert all(f"MICA_KERNELS_IMPL={demand}" in choice.reason for choice in choices.values())
+
+
+def test_what_is_constant_is_marked_as_pytorch_marks_it() -> None:
+    ours, theirs = (mark(lambda: 0) for mark in (backend._constant, torch.compiler.assume_constant_result))
+    assert vars(ours) == vars(theirs) != {}
 
 
 def test_imports_and_runs_without_triton() -> None:
