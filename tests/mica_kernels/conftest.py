@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from mica_kernels.contrastive import configs as contrastive_configs
 from mica_kernels.contrastive import op as contrastive_op
 from mica_kernels.launch import Variant
 from mica_kernels.spectral import configs, op, reference
+from tests.mica_kernels import contrastive_cases
+from tests.mica_kernels.contrastive_cases import differentiate as of_loss
 
 Results = dict[str, Tensor]
 
@@ -65,6 +68,34 @@ def run() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 32 rows and 16 columns: a few rows make several."""
+    monkeypatch.setattr(contrastive_configs, "launch", lambda *key: contrastive_cases.SMALL)
+
+
+@pytest.fixture(scope="session")
+def check_loss(
+    within: Callable[..., None], poisoned: Callable[[], AbstractContextManager[None]]
+) -> Callable[[Callable[..., Tensor], contrastive_cases.Case, torch.dtype], Results]:
+    """Compute a loss and its gradients with the kernels and hold them against the budget."""
+
+    def check(loss: Callable[..., Tensor], case: contrastive_cases.Case, dtype: torch.dtype) -> Results:
+        query, key, options = getattr(case, loss.__name__)(dtype)
+        scale = torch.tensor(case.scale, device=contrastive_cases.DEVICE)
+        with poisoned():
+            fused = of_loss(partial(loss, impl="triton"), query, key, scale, case.above, **options)
+        eager = of_loss(partial(loss, impl="reference"), query, key, scale, case.above, **options)
+        unit = torch.finfo(torch.promote_types(query.dtype, key.dtype)).eps
+        exact, slack = contrastive_cases.definition(
+            query, key, scale=scale, unit=unit, above=case.above, **options
+        )
+        within(fused, eager, exact, slack)
+        return fused
+
+    return check
 
 
 @pytest.fixture

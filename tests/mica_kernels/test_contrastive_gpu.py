@@ -1,6 +1,6 @@
 """What only a GPU can show of the contrastive losses' kernels: matrix units, streams, graphs, memory, huge matrices.
 
-Where there is a GPU, test_contrastive_kernel.py and test_contrastive_registration.py run on it, too.
+Where there is a GPU, test_contrastive_kernel*.py and test_contrastive_registration.py run on it, too.
 """
 
 from __future__ import annotations
