@@ -1,6 +1,6 @@
 """What only a GPU can show of the spectral gate's kernels: matrix units, streams, graphs, memory, huge tensors.
 
-Where there is a GPU, test_spectral_kernel.py and test_spectral_registration.py run on it, too.
+Where there is a GPU, test_spectral_kernel*.py and test_spectral_registration.py run on it, too.
 """
 
 from __future__ import annotations

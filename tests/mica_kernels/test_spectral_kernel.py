@@ -6,11 +6,7 @@ So are its products of matrices, which need neither.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
 
 import pytest
 import torch
@@ -18,124 +14,25 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mica_kernels import spectral_gate
 from mica_kernels.launch import Launch, Variant
-from mica_kernels.spectral import configs, op, reference
-
-pytest.importorskip("triton")
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SPARSITIES = ("none", "joint", "bin")
-FORMS = ("contiguous", "channels_last", "joints_last", "frames_last", "permuted", "sliced", "expanded")
-GRADIENT_FORMS = ("contiguous", "channels_last", "joints_last", "permuted", "sliced", "one_value")
-
-Results = dict[str, Tensor]
-Poisoned = Callable[[], AbstractContextManager[None]]
-
-fused_gate = partial(spectral_gate, impl="triton")
-dense_gate = partial(spectral_gate, impl="dense")
-reference_gate = partial(spectral_gate, impl="reference")
-
-dtypes = pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float32,
-        torch.float16,
-        pytest.param(
-            torch.bfloat16,
-            marks=pytest.mark.skipif(DEVICE.type == "cpu", reason="the interpreter multiplies no bfloat16"),
-        ),
-    ],
-    ids=lambda dtype: str(dtype).removeprefix("torch."),
+from mica_kernels.spectral import configs, op
+from tests.mica_kernels.spectral_cases import (
+    DEVICE,
+    FORMS,
+    GRADIENT_FORMS,
+    LONG,
+    SHORT,
+    SPARSITIES,
+    Case,
+    Poisoned,
+    Results,
+    dense_gate,
+    dtypes,
+    fused_gate,
+    laid_out,
 )
 
-
-@dataclass(frozen=True)
-class Case:
-    """Everything that decides on the arguments of a call."""
-
-    clips: int = 2
-    groups: int = 2
-    channels_per_group: int = 2
-    frames: int = 9
-    joints: int = 3
-    sparsity: str = "joint"
-    per_joint: bool = True
-    quantile: float = 0.4
-    form: str = "contiguous"
-    dy_form: str = "contiguous"
-    weight_dtype: torch.dtype | None = None
-    scale: float = 1.0
-    seed: int = 0
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return self.clips, self.groups * self.channels_per_group, self.frames, self.joints
-
-    def arguments(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, str, Tensor]:
-        """x, weight, threshold, sparsity, dy."""
-        random = torch.Generator().manual_seed(self.seed)
-        x = self.scale * torch.randn(self.shape, generator=random)
-        weight = torch.randn(self.groups, self.frames // 2 + 1, self.joints, 2, generator=random)
-        dy = torch.randn(self.shape, generator=random)
-        x = laid_out(x.to(DEVICE, dtype), self.form)
-        dy = laid_out(dy.to(DEVICE, dtype), self.dy_form)
-        weight = weight.to(DEVICE, self.weight_dtype or torch.float32)
-        threshold = None if self.sparsity == "none" else self.threshold(x, weight).to(weight.dtype)
-        return x, weight, threshold, "joint" if threshold is None else self.sparsity, dy
-
-    def threshold(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Above about the `quantile` of what it gates; 1 is above all of it, and below 0 stands for no threshold.
-
-        Where the gate closes its gradient jumps. So that rounding decides nothing, a threshold lies in the middle of a
-        gap: no size of a signal, or of a bin, that it is compared with is within a hundredth of it.
-        """
-        if not x.numel():
-            return torch.ones((self.groups, self.joints) if self.per_joint else self.groups, device=x.device)
-        filtered = reference.spectral_gate(x.double(), weight.double(), None, "joint")
-        if self.sparsity == "bin":
-            sizes = torch.fft.rfft(filtered, dim=2, norm="ortho").abs()
-        else:
-            sizes = filtered.square().mean(dim=2, keepdim=True).sqrt()
-        sizes = sizes.unflatten(1, (self.groups, self.channels_per_group)).permute(1, 4, 0, 2, 3).flatten(2)
-        sizes = sizes if self.per_joint else sizes.flatten(1)
-        rows = [_in_a_gap(row, self.quantile) for row in sizes.reshape(-1, sizes.shape[-1])]
-        return torch.tensor(rows, device=x.device).reshape(sizes.shape[:-1])
-
-
-def _in_a_gap(sizes: Tensor, quantile: float) -> float:
-    sizes = sizes[sizes > 1e-3].sort().values.tolist()  # silence is below any threshold
-    if quantile < 0 or not sizes:
-        return 0.0
-    bounds = [sizes[0] / 2, *sizes, sizes[-1] * 2]
-    gaps = [i for i in range(len(bounds) - 1) if bounds[i + 1] > 1.03 * bounds[i]]
-    chosen = min(gaps, key=lambda i: abs(i - quantile * len(sizes)))
-    return math.sqrt(bounds[chosen] * bounds[chosen + 1])
-
-
-def laid_out(base: Tensor, form: str) -> Tensor:
-    """The values of `base` in memory of some form; but "expanded" and "one_value" repeat some of them."""
-    n, c, t, v = base.shape
-    if form == "channels_last":
-        return base.to(memory_format=torch.channels_last)
-    if form == "frames_last":
-        return base.transpose(2, 3).contiguous().transpose(2, 3)
-    if form == "joints_last":
-        return base.transpose(1, 2).contiguous().transpose(1, 2)
-    if form == "permuted":
-        return base.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0)
-    if form == "sliced":
-        storage = torch.full(
-            (n + 1, c + 1, 2 * t + 1, v + 2), torch.nan, dtype=base.dtype, device=base.device
-        )
-        view = storage[1:, 1:, 1::2, 1:-1]
-        view.copy_(base)
-        return view
-    if form == "expanded":
-        return base[:1, :, :, :1].expand(base.shape)
-    if form == "one_value":
-        return base.new_full((), 0.7).expand(base.shape)  # as the gradient of a sum is
-    return base.contiguous()
+pytest.importorskip("triton")
 
 
 @st.composite
@@ -233,10 +130,6 @@ def test_shipped_configurations_of_every_size(
     assert [variant.kernel for variant in launched] == kernels
 
 
-SHORT = Launch(columns=16, warps=4, stages=1, programs=1)
-LONG = Launch(columns=16, warps=4, stages=1, programs=1, pairs=16, step=16)
-
-
 @pytest.mark.parametrize(
     ("sparsity", "layout"), [*itertools.product(SPARSITIES, ["flat", "near"]), ("joint", "far")]
 )
@@ -330,21 +223,6 @@ def test_repetition_gives_the_same_bits(case: Case, differentiate: Callable[...,
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3])
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_shortest_clips(
-    frames: int,
-    sparsity: str,
-    differentiate: Callable[..., Results],
-    check_budget: Callable[..., None],
-    poisoned: Poisoned,
-) -> None:
-    arguments = Case(frames=frames, sparsity=sparsity).arguments(torch.float32)
-    with poisoned():
-        fused = differentiate(fused_gate, *arguments)
-    check_budget(fused, *arguments)
-
-
 def test_unwritten_results_would_show(poisoned: Poisoned, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test of the tests: without a kernel y is NaN."""
     monkeypatch.setattr(op._Launcher, "start", lambda *arguments: None)
@@ -414,150 +292,6 @@ def test_strides_of_parameters(differentiate: Callable[..., Results]) -> None:
     torch.testing.assert_close(per_group["dthreshold"], expanded["dthreshold"].sum(1))
 
 
-@pytest.mark.parametrize("limit", [0.0, 1e-8, 1.0])
-@pytest.mark.parametrize("sparsity", ["joint", "bin"])
-def test_silence_is_finite(sparsity: str, limit: float, differentiate: Callable[..., Results]) -> None:
-    x, weight, _, _, dy = Case(frames=8, form="sliced").arguments(torch.float32)
-    x[..., 0] = 0
-    threshold = torch.full((2, 3), limit, device=DEVICE)
-    results = differentiate(fused_gate, x, weight, threshold, sparsity, dy)
-    expected = differentiate(reference_gate, x, weight, threshold, sparsity, dy)
-    assert all(result.isfinite().all() for result in results.values())
-    assert not results["y"][..., 0].any()
-    torch.testing.assert_close(results, expected)
-
-
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # in the interpreter
-@pytest.mark.parametrize(
-    ("sparsity", "launch", "value"),
-    [
-        *[(sparsity, launch, torch.nan) for sparsity in SPARSITIES for launch in (SHORT, LONG)],
-        ("joint", SHORT, torch.inf),
-        ("bin", LONG, -torch.inf),
-    ],
-)
-def test_what_is_not_finite_stays_in_its_column(
-    sparsity: str,
-    launch: Launch,
-    value: float,
-    differentiate: Callable[..., Results],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(configs, "launch", lambda *key: launch)
-    x, weight, threshold, mode, dy = Case(sparsity=sparsity, frames=6).arguments(torch.float32)
-    expected = differentiate(fused_gate, x, weight, threshold, mode, dy)
-    x[1, 2, 4, 1] = value  # a channel of group 1
-    results = differentiate(fused_gate, x, weight, threshold, mode, dy)
-    assert results["y"][1, 2, :, 1].isnan().all()
-    if sparsity != "none":
-        assert results["dx"][1, 2, :, 1].isnan().all()
-        assert results["dthreshold"][1, 1].isnan()
-    assert not results["dweight"][1, :, 1].isfinite().all()
-    touched = {
-        "y": (1, 2, ..., 1),
-        "dx": (1, 2, ..., 1),
-        "dweight": (1, ..., 1, slice(None)),
-        "dthreshold": (1, 1),
-    }
-    for name, result in results.items():
-        result[touched[name]] = expected[name][touched[name]] = 0
-        assert torch.equal(result, expected[name]), name
-
-
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # in the interpreter
-@pytest.mark.parametrize("sparsity", ["joint", "bin"])
-def test_threshold_that_is_not_a_number(sparsity: str, differentiate: Callable[..., Results]) -> None:
-    x, weight, threshold, _, dy = Case().arguments(torch.float32)
-    threshold[1, 2] = torch.nan
-    results = differentiate(fused_gate, x, weight, threshold, sparsity, dy)
-    for signal in (results["y"], results["dx"]):
-        assert signal[:, 2:, :, 2].isnan().all()
-        assert signal.isnan().sum() == signal[:, 2:, :, 2].numel()
-
-
-@pytest.mark.parametrize("frames", [7, 80])
-@pytest.mark.parametrize("sparsity", ["joint", "bin"])
-def test_zero_threshold_is_no_threshold(
-    sparsity: str, frames: int, differentiate: Callable[..., Results]
-) -> None:
-    x, weight, _, _, dy = Case(clips=1, joints=2, frames=frames).arguments(torch.float32)
-    x[..., 0] = 0
-    gated = differentiate(fused_gate, x, weight, torch.zeros(2, device=DEVICE), sparsity, dy)
-    plain = differentiate(fused_gate, x, weight, None, "joint", dy)
-    for name in plain:
-        torch.testing.assert_close(gated[name], plain[name])
-
-
-@pytest.mark.parametrize("frames", [8, 70])
-@pytest.mark.parametrize("sparsity", ["joint", "bin"])
-def test_switched_off_is_exactly_zero_and_passes_no_gradient(
-    sparsity: str, frames: int, differentiate: Callable[..., Results]
-) -> None:
-    x, weight, _, _, dy = Case(clips=1, joints=2, frames=frames).arguments(torch.float32)
-    threshold = torch.full((2, 2), 0.01, device=DEVICE)
-    threshold[1, 1] = 100.0
-    results = differentiate(fused_gate, x, weight, threshold, sparsity, dy)
-    for signal in (results["y"], results["dx"]):
-        assert not signal[:, 2:, :, 1].any()
-        assert signal[:, :2].all()
-        assert signal[..., 0].all()
-    assert not results["dweight"][1, :, 1].any()
-    assert results["dthreshold"][1, 1] == 0
-    assert results["dthreshold"][0].all()
-
-
-@pytest.mark.parametrize("launch", [SHORT, LONG], ids=["short", "long"])
-def test_no_gradient_at_the_kink(
-    launch: Launch, differentiate: Callable[..., Results], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Four ones have the coefficient 2 at frequency 0, exactly the threshold: s = 0, and so its gradient."""
-    monkeypatch.setattr(configs, "launch", lambda *key: launch)
-    x, identity = torch.ones(1, 1, 4, 1, device=DEVICE), torch.tensor([1.0, 0.0], device=DEVICE)
-    results = differentiate(
-        fused_gate, x, identity.expand(1, 3, 1, 2), torch.full((1,), 2.0, device=DEVICE), "bin", x
-    )
-    assert not any(result.any() for result in results.values())
-
-
-@pytest.mark.parametrize("signal", ["constant", "alternating", "cosine", "square wave", "random"])
-def test_large_half_precision_does_not_overflow(
-    signal: str, differentiate: Callable[..., Results], check_budget: Callable[..., None]
-) -> None:
-    """Sums over time, and the mean square, are far beyond what float16 holds; y = x is not."""
-    frames = 48
-    time = torch.arange(frames)
-    waves = {
-        "constant": torch.ones(frames),
-        "alternating": 1.0 - 2 * (time % 2),
-        "cosine": torch.cos(2 * math.pi * 3 * time / frames),
-        "square wave": torch.cos(2 * math.pi * (time + 0.5) / frames).sign(),
-        "random": torch.rand(frames, generator=torch.Generator().manual_seed(0)) * 2 - 1,
-    }
-    x = (60000 * waves[signal]).to(DEVICE, torch.float16)[:, None].expand(1, 1, frames, 1)
-    weight = torch.tensor([1.0, 0.0], device=DEVICE).expand(1, frames // 2 + 1, 1, 2)
-    arguments = x, weight, torch.full((1,), 0.5, device=DEVICE), "joint", x
-    results = differentiate(fused_gate, *arguments)
-    assert all(result.isfinite().all() for result in results.values())
-    check_budget(results, *arguments)
-
-
-@pytest.mark.parametrize("shape", [(0, 4, 6, 3), (2, 4, 6, 0), (2, 0, 6, 3)])
-@pytest.mark.parametrize("sparsity", SPARSITIES)
-def test_nothing(
-    sparsity: str, shape: tuple[int, ...], launched: list[Variant], differentiate: Callable[..., Results]
-) -> None:
-    x = torch.empty(shape, device=DEVICE).to(memory_format=torch.channels_last)
-    weight = torch.ones(2, 4, shape[3], 2, device=DEVICE, dtype=torch.bfloat16)
-    threshold = None if sparsity == "none" else torch.ones(2, device=DEVICE)
-    results = differentiate(fused_gate, x, weight, threshold, "bin" if sparsity == "bin" else "joint", x)
-    shapes = {"y": shape, "dx": shape, "dweight": weight.shape, "dthreshold": (2,)}
-    assert all(result.shape == shapes[name] for name, result in results.items())
-    assert not any(result.any() for result in results.values())
-    assert results["dweight"].dtype == torch.bfloat16
-    assert results["y"].stride() == x.stride()
-    assert not launched
-
-
 def test_backward_needs_nothing_but_the_arguments() -> None:
     x, weight, threshold, sparsity, dy = Case(form="sliced").arguments(torch.float32)
     kept: list[Tensor] = []
@@ -590,10 +324,6 @@ def test_input_is_not_changed() -> None:
     before = [tensor.clone() for tensor in (x, weight, threshold)]
     fused_gate(x, weight, threshold, sparsity=sparsity).zero_()
     assert all(torch.equal(*pair) for pair in zip(before, (x, weight, threshold), strict=True))
-
-
-def test_same_epsilon() -> None:
-    assert op._kernels().EPS.value == reference.EPS
 
 
 @pytest.mark.parametrize(
