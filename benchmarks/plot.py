@@ -1,8 +1,9 @@
-"""Pictures of results: roofline, time against T, memory against N, and the training step's waterfall."""
+"""Pictures of results: roofline, time against T, memory against N, the training step's waterfall, methods compared."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,14 +58,28 @@ def main(parsed: argparse.Namespace) -> int:
     rows = read(parsed.results)
     with rc_context(STYLE):
         for device in dict.fromkeys(row["device"] for row in rows):
-            folder = parsed.out / slug(device)
-            folder.mkdir(parents=True, exist_ok=True)
             for name, figure in figures(pick(rows, device=device)):
-                file = folder / f"{name}.{parsed.format}"
-                kept = {"Date": None} if parsed.format == "svg" else None  # the same rows make the same file
-                figure.savefig(file, dpi=110, bbox_inches="tight", metadata=kept)
-                print(file)
+                save(figure, parsed.out / slug(device) / f"{name}.{parsed.format}")
+        for found in comparisons(parsed.results):
+            from benchmarks import strips
+
+            name = f"methods-{found['dataset']}.{parsed.format}"
+            save(strips.figure(found), parsed.out / slug(found["device"]) / name)
     return 0
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Write a picture, and say where it lies."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = {"Date": None} if file.suffix == ".svg" else None  # the same results make the same file
+    figure.savefig(file, dpi=110, bbox_inches="tight", metadata=kept)
+    print(file)
+
+
+def comparisons(results: Path) -> Iterable[dict[str, Any]]:
+    """MICA beside the classics, as `methods.py` keeps it."""
+    for file in sorted(results.rglob("methods-*-classics.json")):
+        yield json.loads(file.read_text())
 
 
 def figures(rows: Sequence[Row]) -> Iterable[tuple[str, Figure]]:

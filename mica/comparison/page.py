@@ -13,7 +13,7 @@ from mica.report.templates import style, template
 from mica.report.words import DATASETS
 
 PAGE = "comparison.html"
-_KINDS = {
+KINDS = {
     None: "needs no training",
     "none": "self-supervised",
     "words": "language-supervised",
@@ -40,7 +40,7 @@ def render(standings: Standings) -> str:
         rows=[_shown(standings, row, columns) for row in standings.rows],
         pictures=[
             strips(
-                [Strip(row.name, _KINDS[row.supervision], row.values[column]) for row in standings.rows],
+                [Strip(row.name, KINDS[row.supervision], row.values[column]) for row in standings.rows],
                 column,
             )
             for column in columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from benchmarks import contrastive, plot, spectral
 from benchmarks.__main__ import main
+from benchmarks.methods import PROBES
 from benchmarks.registry import OPERATORS
-from benchmarks.results import Row, keep
+from benchmarks.results import RESULTS, Row, keep
 
 pytest.importorskip("matplotlib")
 
@@ -60,14 +62,18 @@ def drawn(rows: Sequence[Row], folder: Path, form: str = "svg") -> dict[str, byt
     return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.*"))}
 
 
+def written(picture: bytes) -> list[str]:
+    """All that stands in a picture."""
+    return re.findall(r">([^<>]+)</text>", picture.decode())
+
+
 def test_every_picture_as_svg(rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = drawn(rows, tmp_path / "a")
     assert set(found) == {f"nvidia-h200/{name}.svg" for name in NAMES}
     said = capsys.readouterr().out.splitlines()
     assert sorted(said) == sorted(str(tmp_path / "a" / "plots" / name) for name in found)
     for name, implementations in NAMES.items():
-        text = found[f"nvidia-h200/{name}.svg"].decode()
-        words = {word.strip() for word in re.findall(r">([^<>]+)</text>", text)}
+        words = {word.strip() for word in written(found[f"nvidia-h200/{name}.svg"])}
         assert implementations <= words
         assert not (set(plot.COLOURS) - implementations) & words
         assert any("NVIDIA H200" in word for word in words), "the device is named"
@@ -97,6 +103,39 @@ def test_a_folder_for_each_device(make_row: Make, tmp_path: Path) -> None:
     keep(tmp_path / "results", make_row(case="cpu-joint", implementation="eager", device="A CPU (R)"))
     found = drawn([make_row()], tmp_path)
     assert set(found) == {"nvidia-h200/roofline.svg", "a-cpu/roofline.svg"}
+
+
+def test_methods_compared(make_row: Make, tmp_path: Path) -> None:
+    def row(method: str, supervision: str | None, value: float) -> dict[str, object]:
+        return {
+            "method": method,
+            "supervision": supervision,
+            "top1": {probe: [value, value + 1] for probe in PROBES},
+        }
+
+    rows = [row("raw coordinates", None, 50), row("mica-self", "none", 60.2), row("mica", "words", 70)]
+    file = tmp_path / "results" / "a-cpu" / "methods-nw-ucla-classics.json"
+    file.parent.mkdir(parents=True)
+    found = {"device": "A CPU", "dataset": "nw-ucla", "split": "cross-view", "rows": rows}
+    file.write_text(json.dumps(found))
+    file.with_name("methods-nw-ucla-parts-of-mica.json").write_text("{}")
+    pictures = drawn([make_row()], tmp_path)
+    assert set(pictures) == {"a-cpu/methods-nw-ucla.svg", "nvidia-h200/roofline.svg"}
+    words = written(pictures["a-cpu/methods-nw-ucla.svg"])
+    assert {"mica-self", "60.7", "self-supervised", "language-supervised", *PROBES} <= set(words)
+    assert "NW-UCLA, cross-view" in words
+    assert [words.count(mean) for mean in ("50.5", "60.7", "70.5")] == [2, 2, 2]
+
+
+def test_the_documents_have_the_pictures_of_the_results(tmp_path: Path) -> None:
+    """`python -m benchmarks plot benchmarks/results --out docs/plots` makes them so."""
+    shown = RESULTS.parents[1] / "docs" / "plots"
+    assert main(["plot", str(RESULTS), "--out", str(tmp_path)]) == 0
+    fresh, kept = (
+        {file.relative_to(folder): written(file.read_bytes()) for file in folder.rglob("*.svg")}
+        for folder in (tmp_path, shown)
+    )
+    assert fresh == kept
 
 
 def test_losses_of_another_type_or_width_are_in_no_line(rows: list[Row], make_row: Make) -> None:
