@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,7 @@ from mica_kernels.launch import Variant
 from mica_kernels.spectral import configs, op, reference
 from tests.mica_kernels import contrastive_cases
 from tests.mica_kernels.contrastive_cases import differentiate as of_loss
-
-Results = dict[str, Tensor]
+from tests.mica_kernels.lanes import DEVICE, Poisoned, Results
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +49,7 @@ def check_budget() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def poisoned() -> Callable[[], AbstractContextManager[None]]:
+def poisoned() -> Poisoned:
     """Within this context the kernels' memory is full of NaN, and writing outside of their results is an error."""
     return _poisoned
 
@@ -78,13 +77,13 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def check_loss(
-    within: Callable[..., None], poisoned: Callable[[], AbstractContextManager[None]]
+    within: Callable[..., None], poisoned: Poisoned
 ) -> Callable[[Callable[..., Tensor], contrastive_cases.Case, torch.dtype], Results]:
     """Compute a loss and its gradients with the kernels and hold them against the budget."""
 
     def check(loss: Callable[..., Tensor], case: contrastive_cases.Case, dtype: torch.dtype) -> Results:
         query, key, options = getattr(case, loss.__name__)(dtype)
-        scale = torch.tensor(case.scale, device=contrastive_cases.DEVICE)
+        scale = torch.tensor(case.scale, device=DEVICE)
         with poisoned():
             fused = of_loss(partial(loss, impl="triton"), query, key, scale, case.above, **options)
         eager = of_loss(partial(loss, impl="reference"), query, key, scale, case.above, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mica_kernels.contrastive import configs, op
 from mica_kernels.launch import Launch
+from tests.mica_kernels.lanes import DEVICE, Results
 
 # Rows that do not exist have an empty sum, whose logarithm only NumPy speaks of.
 numpy_speaks = [
@@ -23,7 +23,6 @@ numpy_speaks = [
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
 ]
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FORMS = ("contiguous", "transposed", "sliced", "shifted", "expanded")
 LABELS = (None, "some", "few", "same", "disjoint", "ugly", "int32", "uint8")
 ROUNDING = 2.0**-21
@@ -33,22 +32,6 @@ SMALL = Launch(columns=16, warps=4, stages=1, programs=1, step=16, rows=32)
 
 STATISTICS = torch.ops.mica_kernels.similarity_statistics
 DIVERGENCE = torch.ops.mica_kernels.similarity_divergence
-
-Results = dict[str, Tensor]
-Poisoned = Callable[[], AbstractContextManager[None]]
-
-dtypes = pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float32,
-        torch.float16,
-        pytest.param(
-            torch.bfloat16,
-            marks=pytest.mark.skipif(DEVICE.type == "cpu", reason="the interpreter multiplies no bfloat16"),
-        ),
-    ],
-    ids=lambda dtype: str(dtype).removeprefix("torch."),
-)
 
 
 def shipped() -> Launch:

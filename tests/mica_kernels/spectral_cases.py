@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-import pytest
 import torch
 from torch import Tensor
 
 from mica_kernels import spectral_gate
 from mica_kernels.launch import Launch
 from mica_kernels.spectral import reference
+from tests.mica_kernels.lanes import DEVICE
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SPARSITIES = ("none", "joint", "bin")
 FORMS = ("contiguous", "channels_last", "joints_last", "frames_last", "permuted", "sliced", "expanded")
 GRADIENT_FORMS = ("contiguous", "channels_last", "joints_last", "permuted", "sliced", "one_value")
@@ -25,25 +22,9 @@ GRADIENT_FORMS = ("contiguous", "channels_last", "joints_last", "permuted", "sli
 SHORT = Launch(columns=16, warps=4, stages=1, programs=1)
 LONG = Launch(columns=16, warps=4, stages=1, programs=1, pairs=16, step=16)
 
-Results = dict[str, Tensor]
-Poisoned = Callable[[], AbstractContextManager[None]]
-
 fused_gate = partial(spectral_gate, impl="triton")
 dense_gate = partial(spectral_gate, impl="dense")
 reference_gate = partial(spectral_gate, impl="reference")
-
-dtypes = pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float32,
-        torch.float16,
-        pytest.param(
-            torch.bfloat16,
-            marks=pytest.mark.skipif(DEVICE.type == "cpu", reason="the interpreter multiplies no bfloat16"),
-        ),
-    ],
-    ids=lambda dtype: str(dtype).removeprefix("torch."),
-)
 
 
 @dataclass(frozen=True)

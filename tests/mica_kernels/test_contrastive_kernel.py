@@ -16,18 +16,16 @@ from mica_kernels import info_nce, similarity_kl
 from mica_kernels.contrastive import configs, op
 from mica_kernels.launch import Variant
 from tests.mica_kernels.contrastive_cases import (
-    DEVICE,
     FORMS,
     LABELS,
     SMALL,
     Case,
-    Results,
     differentiate,
-    dtypes,
     labelled,
     numpy_speaks,
     shipped,
 )
+from tests.mica_kernels.lanes import DEVICE, Results, dtypes
 
 pytest.importorskip("triton")
 

@@ -15,16 +15,8 @@ from torch import Tensor
 from mica_kernels import info_nce, similarity_kl
 from mica_kernels.contrastive import configs, op
 from mica_kernels.launch import Launch, Variant
-from tests.mica_kernels.contrastive_cases import (
-    DEVICE,
-    FORMS,
-    SMALL,
-    Case,
-    Poisoned,
-    differentiate,
-    numpy_speaks,
-    shipped,
-)
+from tests.mica_kernels.contrastive_cases import FORMS, SMALL, Case, differentiate, numpy_speaks, shipped
+from tests.mica_kernels.lanes import DEVICE, Poisoned
 
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 

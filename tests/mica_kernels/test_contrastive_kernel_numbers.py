@@ -14,7 +14,6 @@ from torch import Tensor
 from mica_kernels import info_nce, similarity_kl
 from mica_kernels.contrastive import configs
 from tests.mica_kernels.contrastive_cases import (
-    DEVICE,
     DIVERGENCE,
     STATISTICS,
     Case,
@@ -24,6 +23,7 @@ from tests.mica_kernels.contrastive_cases import (
     numpy_speaks,
     weighted,
 )
+from tests.mica_kernels.lanes import DEVICE
 
 pytest.importorskip("triton")
 

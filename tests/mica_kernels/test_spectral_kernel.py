@@ -16,18 +16,15 @@ from torch import Tensor
 
 from mica_kernels.launch import Launch, Variant
 from mica_kernels.spectral import configs, op
+from tests.mica_kernels.lanes import DEVICE, Poisoned, Results, dtypes
 from tests.mica_kernels.spectral_cases import (
-    DEVICE,
     FORMS,
     GRADIENT_FORMS,
     LONG,
     SHORT,
     SPARSITIES,
     Case,
-    Poisoned,
-    Results,
     dense_gate,
-    dtypes,
     fused_gate,
     laid_out,
 )

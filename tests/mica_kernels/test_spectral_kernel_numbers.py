@@ -10,17 +10,8 @@ import torch
 
 from mica_kernels.launch import Launch, Variant
 from mica_kernels.spectral import configs, op, reference
-from tests.mica_kernels.spectral_cases import (
-    DEVICE,
-    LONG,
-    SHORT,
-    SPARSITIES,
-    Case,
-    Poisoned,
-    Results,
-    fused_gate,
-    reference_gate,
-)
+from tests.mica_kernels.lanes import DEVICE, Poisoned, Results
+from tests.mica_kernels.spectral_cases import LONG, SHORT, SPARSITIES, Case, fused_gate, reference_gate
 
 pytest.importorskip("triton")
 
