@@ -43,6 +43,7 @@ SPARSITY_AND_SPATIAL = {
 POINTWISE = "encoder.temporal_kernel=1"
 """No convolution over time: what is left to mix it is FreST, which then has to start as more than the identity."""
 ALONE = f"{POINTWISE}+encoder.start=random+encoder.groups=32"
+TRIALS = 5
 LOSSES = ("objectives.modulation=0", "objectives.inter=0", "objectives.intra=0")
 
 
@@ -66,10 +67,10 @@ class Comparison:
     def file(self) -> str:
         return f"methods-{self.name}.json"
 
-    def command(self, data: Path, out: Path) -> list[str]:
+    def command(self, data: Path, out: Path, trials: int = TRIALS) -> list[str]:
         """Runs of one data set lie in one folder: what two comparisons have in common is trained once."""
         store, runs = data / f"{self.dataset}.arrow", out / self.dataset
-        options = ["--seeds", "3", "--trials", "4", "--jobs", "2"]
+        options = ["--seeds", "3", "--trials", str(trials), "--jobs", "2"]
         return [
             "mica",
             "compare",
@@ -138,7 +139,12 @@ def _outcome(folder: Path) -> Figures:
     where = stamp(torch.device("cpu"))
     del where["threads"]  # of this process, which trains nothing
     lines = (folder / "comparison.md").read_text().splitlines()
-    return {**where, **json.loads((folder / "comparison.json").read_text()), "markdown": lines}
+    return {
+        **where,
+        "trials": TRIALS,
+        **json.loads((folder / "comparison.json").read_text()),
+        "markdown": lines,
+    }
 
 
 def table(name: str, results: Path = RESULTS) -> str:
@@ -148,7 +154,7 @@ def table(name: str, results: Path = RESULTS) -> str:
 
 
 def _lines(one: Comparison, found: Figures) -> Iterator[str]:
-    yield figures.origin(found, shlex.join(one.command(Path("DIR"), Path("runs/methods"))))
+    yield figures.origin(found, shlex.join(one.command(Path("DIR"), Path("runs/methods"), found["trials"])))
     yield from ("", *found["markdown"], "")
     means = {row["method"]: {probe: fmean(row["top1"][probe]) for probe in PROBES} for row in found["rows"]}
     lines = []
