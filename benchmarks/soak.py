@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch._dynamo  # noqa: F401  (an optimiser imports it, and every life has one)
+
 from mica.data.store import Store, write
 from mica.data.synthetic import generate
 from mica.models.heads import HeadConfig
@@ -87,7 +89,8 @@ def soak(folder: Path, kills: int, longest: float, moments: random.Random) -> di
             found["went_on"] += reached > saved
             # Where other work slows the machine down, lives last longer, or none would come to its first step.
             within = max(longest, within * (1.25 if reached == saved else 0.8))
-            found["went_back"] += reached < saved
+            # A run that came to its end keeps no states.
+            found["went_back"] += reached < saved and not (folder / "killed" / WEIGHTS).is_file()
             found["in_a_save"] += any((folder / "killed" / FOLDER).glob(".step-*.part"))
         else:
             _finish(child)

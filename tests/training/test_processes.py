@@ -201,7 +201,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[Found]:
-    multiprocessing.set_forkserver_preload(["mica.training.trainer"])  # imported once, not by each
+    multiprocessing.set_forkserver_preload(
+        ["mica.training.trainer", "torch._dynamo"]
+    )  # imported once, not by each
     mp.start_processes(work, (folder,), nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
