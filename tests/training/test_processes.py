@@ -38,7 +38,7 @@ from mica.transforms.augment import AugmentConfig
 from mica.transforms.draws import Draws
 from tests.conftest import FakeTextEncoder, tiny_run_config
 
-WORLD, SHARE = 4, 64
+WORLD, SHARE = 4, 32
 CPU = torch.device("cpu")
 Found = dict[str, Any]
 
