@@ -15,12 +15,14 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401  (an optimiser imports it, and every life has one)
+from tqdm import tqdm
 
 from mica.data.store import Store, write
 from mica.data.synthetic import generate
@@ -125,6 +127,9 @@ def _born(work: Callable[[], object]) -> int:
         try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 2)  # the bars
+            tqdm.set_lock(
+                threading.RLock()
+            )  # one shared with the dead stays locked where one died holding it
             work()
             status = 0
         finally:
