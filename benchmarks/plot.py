@@ -55,14 +55,14 @@ def main(parsed: argparse.Namespace) -> int:
     """Draw whatever the results have enough rows for, and say where it lies."""
     from matplotlib import rc_context
 
+    from benchmarks import strips
+
     rows = read(parsed.results)
     with rc_context(STYLE):
         for device in dict.fromkeys(row["device"] for row in rows):
             for name, figure in figures(pick(rows, device=device)):
                 save(figure, parsed.out / slug(device) / f"{name}.{parsed.format}")
         for found in comparisons(parsed.results):
-            from benchmarks import strips
-
             name = f"methods-{found['dataset']}.{parsed.format}"
             save(strips.figure(found), parsed.out / slug(found["device"]) / name)
     return 0

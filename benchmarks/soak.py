@@ -127,9 +127,8 @@ def _born(work: Callable[[], object]) -> int:
         try:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 2)  # the bars
-            tqdm.set_lock(
-                threading.RLock()
-            )  # one shared with the dead stays locked where one died holding it
+            # A bar's lock that is shared with earlier lives stays locked where one was killed holding it.
+            tqdm.set_lock(threading.RLock())
             work()
             status = 0
         finally:

@@ -75,7 +75,7 @@ def as_entries(standings: Standings) -> dict[str, object]:
                 "method": row.name,
                 "supervision": row.supervision,
                 "chosen": list(row.chosen),
-                "top1": {column: [round(value, 2) for value in row.values[column]] for column in _COLUMNS},
+                "top1": {column: list(row.values[column]) for column in _COLUMNS},
                 "parameters": row.parameters,
                 "minutes": [round(minutes, 2) for minutes in row.minutes],
             }

@@ -1,4 +1,4 @@
-"""What the contrastive losses' kernels make of single rows, of numbers at the ends of their range, and of none."""
+"""What the contrastive losses' kernels make of single rows, of NaN, and of numbers at the ends of their range."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from mica.transforms.augment import AugmentConfig
 from mica.transforms.draws import Draws
 from tests.conftest import FakeTextEncoder, tiny_run_config
 
-WORLD, SHARE = 4, 32
+WORLD, SHARE = 4, 64
 CPU = torch.device("cpu")
 Found = dict[str, Any]
 
@@ -201,9 +201,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[Found]:
-    multiprocessing.set_forkserver_preload(
-        ["mica.training.trainer", "torch._dynamo"]
-    )  # imported once, not by each
+    # Imported once, not by each.
+    multiprocessing.set_forkserver_preload(["mica.training.trainer", "torch._dynamo"])
     mp.start_processes(work, (folder,), nprocs=WORLD, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
