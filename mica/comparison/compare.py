@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mica.comparison.contestant import Contestant, grid, read_contestants
-from mica.comparison.job import VALIDATION
 from mica.comparison.jobs import Job, work_through
 from mica.comparison.page import write_page
 from mica.comparison.standings import Standings, read_standings
 from mica.comparison.table import write_table
 from mica.data.store import Store
 from mica.errors import InputError
+from mica.evaluation.validation import read_validated, validation_top1
 
 TUNING_SEED = 0
 JUDGED = (("linear", "trained"), ("knn", "trained"))
@@ -35,7 +34,7 @@ class Plan:
         out: OUT/METHOD/seed-0, ...: the runs; OUT/comparison.md, .json and .html: what came of it.
         seeds: how often each method is trained.
         budget: epochs of every training; None for those of the recipe.
-        trials: settings of each method that are tried on the validation part, the recipe's own first; 1 tries none.
+        trials: settings of each method that are tried on the validation part, the recipe's own first; 1 tries no other.
         jobs: how many trainings go side by side, sharing the processor's cores out.
         recipe: the name of a data set, or a YAML file for data of one's own, whose settings all methods share; None for
             the store's own data set.
@@ -58,8 +57,20 @@ class Plan:
                 expected = "at least 1" if most == math.inf else f"1 to {most}"
                 raise InputError(f"{value}, expected {expected}", field=field)
 
-    def job(self, one: Contestant, name: str, seed: int, part: str, judged: Sequence[tuple[str, str]]) -> Job:
-        """Train a contestant on a part of the clips, as OUT/METHOD/name, and judge it."""
+    def trial(self, one: Contestant, number: int) -> Job:
+        """Train a contestant without the validation clips, and let those judge it."""
+        return self._job(one, f"trial-{number}", TUNING_SEED, "fit", (("validation", ""),))
+
+    def final(self, one: Contestant, seed: int, trial: Path, judged: Sequence[tuple[str, str]]) -> Job:
+        """Train a contestant on the whole training part, validation clips included, and score the test part.
+
+        trial: its run that has not seen the validation clips, on which the settings of the probes are chosen.
+        """
+        return replace(self._job(one, f"seed-{seed}", seed, "train", judged), trial=trial)
+
+    def _job(
+        self, one: Contestant, name: str, seed: int, part: str, judged: Sequence[tuple[str, str]]
+    ) -> Job:
         budget = [] if self.budget is None else [f"optimizer.epochs={self.budget}"]
         recipe = self.recipe or Store.open(self.data).info.dataset
         config = one.config(recipe, seed, *self.settings, f"split.part={part}", "knn_every=0", *budget)
@@ -74,11 +85,11 @@ def compare(methods: Sequence[str], plan: Plan) -> Standings:
     Interrupted where it was asked to stop.
     """
     contestants = read_contestants(methods)
-    if plan.trials > 1:
-        contestants = _tuned(contestants, plan)
+    best = {method: _best_trial(method, plan) for method in _tried(contestants, plan)}
+    contestants = [replace(one, chosen=best[one.method].settings) for one in contestants]
     # All is chosen: from here on the validation clips train, too.
     work = [
-        plan.job(one, f"seed-{seed}", seed, "train", JUDGED)
+        plan.final(one, seed, best[one.method].run, JUDGED)
         for seed in range(plan.seeds)
         for one in contestants
     ]
@@ -93,29 +104,29 @@ def compare(methods: Sequence[str], plan: Plan) -> Standings:
     return standings
 
 
-def _tuned(contestants: Sequence[Contestant], plan: Plan) -> list[Contestant]:
-    """The contestants with the settings that do best on the validation part, the same number tried for each method."""
-    methods = dict.fromkeys(one.method for one in contestants)
-    tried = {
-        method: [Contestant(method, settings) for settings in grid(method)[: plan.trials]]
-        for method in methods
-    }
+@dataclass(frozen=True)
+class Trial:
+    """What did best on the validation part: settings of a method, and the run that tried them."""
+
+    settings: tuple[str, ...]
+    run: Path
+
+
+def _tried(contestants: Sequence[Contestant], plan: Plan) -> list[str]:
+    """Try the same number of settings of each method that takes part; return the methods."""
+    methods = list(dict.fromkeys(one.method for one in contestants))
     work = [
-        plan.job(one, f"trial-{number}", TUNING_SEED, "fit", (("validation", ""),))
-        for candidates in tried.values()
-        for number, one in enumerate(candidates)
+        plan.trial(Contestant(method, settings), number)
+        for method in methods
+        for number, settings in enumerate(grid(method)[: plan.trials])
     ]
     work_through(work, plan.jobs, "tune")
-    chosen = {
-        method: candidates[best_trial(plan.out / method, plan.trials)].chosen
-        for method, candidates in tried.items()
-    }
-    return [replace(one, chosen=chosen[one.method]) for one in contestants]
+    return methods
 
 
-def best_trial(folder: Path, trials: int) -> int:
-    """The number of the trial whose mean over both probes is best on the validation part, the first among equals."""
-    found = [
-        json.loads((folder / f"trial-{number}" / VALIDATION).read_text())["mean"] for number in range(trials)
-    ]
-    return found.index(max(found))
+def _best_trial(method: str, plan: Plan) -> Trial:
+    """The settings whose mean over both linear probes is best on the validation part, the first among equals."""
+    runs = [plan.out / method / f"trial-{number}" for number in range(plan.trials)]
+    reached = [validation_top1(read_validated(run)) for run in runs]
+    place = reached.index(max(reached))
+    return Trial(grid(method)[place], runs[place])

@@ -34,16 +34,23 @@ class Job:
         run: the run directory, which may hold a part of the work already.
         config: how it is trained.
         judged: what is to be scored: ("validation", "") for a choice, or pairs of a protocol and a source of features.
+        trial: the run whose validation clips say with which settings it is scored; None where it is itself validated.
     """
 
     data: Path
     run: Path
     config: PretrainConfig
     judged: tuple[tuple[str, str], ...]
+    trial: Path | None = None
 
     def write(self, file: Path) -> None:
         """Describe it for the process that does it."""
-        entries = {"data": str(self.data), "run": str(self.run), "judged": self.judged}
+        entries = {
+            "data": str(self.data),
+            "run": str(self.run),
+            "judged": self.judged,
+            "trial": str(self.trial or ""),
+        }
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({**entries, "config": asdict(self.config)}))
 

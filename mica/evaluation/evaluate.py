@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,11 +15,12 @@ from mica.data.dataset import SkeletonDataset
 from mica.data.splits import Split, protocols_of, split
 from mica.data.store import Store
 from mica.errors import InputError
+from mica.evaluation.choosing import Validated
 from mica.evaluation.ensemble import ensemble_scores
-from mica.evaluation.features import Source, SplitFeatures, encoder_features, raw_features
+from mica.evaluation.features import Source, SplitFeatures, encoder_features, in_text_space, raw_features
 from mica.evaluation.finetune import finetune_scores
 from mica.evaluation.head import HEAD, Head, save_head
-from mica.evaluation.knn import knn_scores
+from mica.evaluation.knn import POOLED, TEXT_SPACE, knn_scores
 from mica.evaluation.linear import LinearClassifier, linear_scores
 from mica.evaluation.results import ProtocolName, Result, Score
 from mica.evaluation.retrieval import retrieval_scores, text_retrieval_scores
@@ -69,6 +69,8 @@ class Evaluation:
         run: directory that pretraining wrote.
         store: the data set that the run was pretrained on.
         effort: how often and for how long the protocols that draw or train do so.
+        validated: how the settings of the probes did on the validation clips, as of `mica.evaluation.validation`, where
+            the run has itself trained on those; by default they are tried with the run's own features.
 
     Raises InputError where the run or the store cannot be read, or do not fit each other.
     """
@@ -78,8 +80,9 @@ class Evaluation:
         run: str | os.PathLike[str],
         store: Store,
         effort: Effort = Effort(),
+        validated: Validated | None = None,
     ) -> None:
-        self.run, self.store, self.effort = Path(run), store, effort
+        self.run, self.store, self.effort, self.validated = Path(run), store, effort, validated
         self.model = fresh_model(self.run)
         self.card: ModelCard = self.model.card
         check_fit(self.card, store)
@@ -134,7 +137,12 @@ class Evaluation:
         return self._features[source]
 
     def _linear(self, source: Source) -> list[Score]:
-        scores, classifier = linear_scores(self.pooled(source), self.card.class_names, **self.effort.seeded)
+        scores, classifier = linear_scores(
+            self.pooled(source),
+            self.card.class_names,
+            **self.effort.seeded,
+            validated=self._validated(source),
+        )
         if source == "trained":
             self._save_head(classifier, scores[1])
         return scores
@@ -153,10 +161,13 @@ class Evaluation:
         save_head(self.run / HEAD, head, self.model)
 
     def _knn(self, source: Source) -> list[Score]:
-        candidates = {"pooled": self.pooled(source)}
+        candidates = {POOLED: self.pooled(source)}
         if source == "trained" and self.model.semantic is not None:
-            candidates["text space"] = self._in_text_space()
-        return knn_scores(candidates, self.card.class_names)
+            candidates[TEXT_SPACE] = self._in_text_space()
+        return knn_scores(candidates, self.card.class_names, validated=self._validated(source))
+
+    def _validated(self, source: Source) -> Validated | None:
+        return self.validated if source == "trained" else None
 
     def _retrieval(self, source: Source) -> list[Score]:
         scores = retrieval_scores(self.pooled(source), self.card.class_names)
@@ -207,13 +218,8 @@ class Evaluation:
         return class_embeddings(encoder, self.card.dataset, self.card.class_names)
 
     def _in_text_space(self) -> SplitFeatures:
-        """The embeddings of the clips where they meet the words, L2-normalised."""
-        pooled, device = self.pooled("trained"), next(self.model.parameters()).device
-        with torch.inference_mode():
-            train, test = (
-                torch.cat([self.model.embed(rows.to(device)).cpu() for rows in part.split(4096)])
-                for part in (pooled.train, pooled.test)
-            )
+        pooled = self.pooled("trained")
+        train, test = (in_text_space(self.model, part) for part in (pooled.train, pooled.test))
         return replace(pooled, train=train, test=test)
 
     def _kept(self, protocol: ProtocolName, source: Source, scores: Sequence[Score]) -> Result:

@@ -78,6 +78,13 @@ def extract_features(
         model.train(was_training)
 
 
+@torch.inference_mode()
+def in_text_space(model: MICA, features: Float[Tensor, "clips features"]) -> Float[Tensor, "clips D"]:
+    """Where the clips meet the words, L2-normalised, on the CPU: `model.embed` of its features, some rows at a time."""
+    device = next(model.parameters()).device
+    return torch.cat([model.embed(rows.to(device)).cpu() for rows in features.split(4096)])
+
+
 def encoder_features(
     model: MICA, card: ModelCard, store: Store, division: Split, progress: str | None = None
 ) -> SplitFeatures:

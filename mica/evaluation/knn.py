@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mica.evaluation.choosing import Choice, choose
-from mica.evaluation.features import Scaling, SplitFeatures
+from mica.evaluation.choosing import Validated, best, validate
+from mica.evaluation.features import ForChoosing, Scaling, SplitFeatures
 from mica.evaluation.neighbours import nearest
 from mica.evaluation.results import Score, score
 
+POOLED, TEXT_SPACE = "pooled", "text space"
+NEIGHBOURS = (1, 5, 10, 20)
 _WAYS = ("as they are", "standardised")
 
 
@@ -48,37 +50,48 @@ def vote(neighbours: Int[Tensor, "queries k"]) -> Int[Tensor, " queries"]:
 def knn_scores(
     candidates: Mapping[str, SplitFeatures],
     class_names: Sequence[str],
-    ks: Sequence[int] = (1, 5, 10, 20),
+    ks: Sequence[int] = NEIGHBOURS,
+    validated: Validated | None = None,
 ) -> list[Score]:
     """Score the test clips by their nearest training clips: "k = 1", "k = 5", ...
 
     For each k validation chooses which features to compare (candidates are of the same clips), and whether as they
     are or standardised. A k that the clips to fit do not suffice for is left out.
+    validated: as of `validate_ways`, of another encoder, where this one has trained on the validation clips.
     """
     ways = {f"{name}, {way}": (features, way) for name, features in candidates.items() for way in _WAYS}
     clips = next(iter(candidates.values()))
-    chosen = _choose_ways(candidates, [k for k in ks if k <= int(clips.fit.sum())])
+    if validated is None:
+        validated = validate_ways({name: each.for_choosing for name, each in candidates.items()}, ks)
+    ks = [k for k in ks if f"k = {k}" in validated]
     classes: dict[str, Tensor] = {}
     scores = []
-    for k, choice in chosen.items():
+    for k in ks:
+        tried = validated[f"k = {k}"]
+        choice = best({way: reached for way, reached in tried.items() if way in ways})
         if choice.name not in classes:
             features, way = ways[choice.name]
             train, labels, test = features.train, features.train_labels, features.test
-            classes[choice.name] = _nearest_classes(train, labels, test, max(chosen), way)
+            classes[choice.name] = _nearest_classes(train, labels, test, max(ks), way)
         predicted = vote(classes[choice.name][:, :k])
         scores.append(score(f"k = {k}", [predicted], clips.test_labels, class_names, chosen=choice.as_dict()))
     return scores
 
 
-def _choose_ways(candidates: Mapping[str, SplitFeatures], ks: Sequence[int]) -> dict[int, Choice]:
-    classes = {}
-    for name, features in candidates.items():
-        clips = features.for_choosing
-        for way in _WAYS:
-            classes[f"{name}, {way}"] = _nearest_classes(
-                clips.fit, clips.fit_labels, clips.validation, max(ks), way
-            )
-    return {k: choose({way: vote(found[:, :k]) for way, found in classes.items()}, clips) for k in ks}
+def validate_ways(
+    candidates: Mapping[str, ForChoosing], ks: Sequence[int] = NEIGHBOURS
+) -> dict[str, dict[str, float]]:
+    """For each k that the clips to fit suffice for, how each way to compare does on the validation clips."""
+    clips = next(iter(candidates.values()))
+    ks = [k for k in ks if k <= len(clips.fit)]
+    classes = {
+        f"{name}, {way}": _nearest_classes(each.fit, each.fit_labels, each.validation, max(ks), way)
+        for name, each in candidates.items()
+        for way in _WAYS
+    }
+    return {
+        f"k = {k}": validate({way: vote(found[:, :k]) for way, found in classes.items()}, clips) for k in ks
+    }
 
 
 def _nearest_classes(

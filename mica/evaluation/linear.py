@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from mica.evaluation.choosing import Choice, choose
+from mica.evaluation.choosing import Choice, Validated, best, validate
 from mica.evaluation.features import ForChoosing, Scaling, SplitFeatures
 from mica.evaluation.results import Score, score
 
+SGD, LOGISTIC = "SGD", "logistic regression"
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 _RATES = {f"lr {lr:g}": lr for lr in LEARNING_RATES}
@@ -129,14 +130,19 @@ def fit_logistic(
 
 
 def linear_scores(
-    features: SplitFeatures, class_names: Sequence[str], seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    features: SplitFeatures,
+    class_names: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    validated: Validated | None = None,
 ) -> tuple[list[Score], LinearClassifier]:
     """Score the test clips by both probes; return "SGD" and "logistic regression", and the latter's classifier.
 
     Validation chooses the rate (with the first seed) and the penalty. Seeds order the clips that SGD goes through.
+    validated: as of `validate_settings`, of another encoder, where this one has trained on the validation clips.
     """
     classes, train, labels = len(class_names), features.train, features.train_labels
-    rate, penalty = choose_settings(features.for_choosing, classes, seeds[0])
+    validated = validated or validate_settings(features.for_choosing, classes, seeds[0])
+    rate, penalty = best(validated[SGD]), best(validated[LOGISTIC])
     sgd = [fit_sgd(train, labels, classes, lr=_RATES[rate.name], seed=seed) for seed in seeds]
     logistic = fit_logistic(train, labels, classes, inverse_penalty=_PENALTIES[penalty.name])
 
@@ -146,11 +152,11 @@ def linear_scores(
         predicted = [probe.predict(features.test) for probe in probes]
         return score(name, predicted, features.test_labels, class_names, seeds=seeds, chosen=choice.as_dict())
 
-    return [of_test("SGD", sgd, rate, seeds), of_test("logistic regression", [logistic], penalty)], logistic
+    return [of_test(SGD, sgd, rate, seeds), of_test(LOGISTIC, [logistic], penalty)], logistic
 
 
-def choose_settings(clips: ForChoosing, num_classes: int, seed: int) -> tuple[Choice, Choice]:
-    """The name of the best rate for SGD, and that of the best penalty for logistic regression."""
+def validate_settings(clips: ForChoosing, num_classes: int, seed: int = 0) -> dict[str, dict[str, float]]:
+    """How each rate of SGD and each penalty of logistic regression does on the validation clips."""
     fit, labels = clips.fit, clips.fit_labels
     by_rate = {
         name: fit_sgd(fit, labels, num_classes, lr=lr, seed=seed).predict(clips.validation)
@@ -160,4 +166,4 @@ def choose_settings(clips: ForChoosing, num_classes: int, seed: int) -> tuple[Ch
         name: fit_logistic(fit, labels, num_classes, inverse_penalty=c).predict(clips.validation)
         for name, c in _PENALTIES.items()
     }
-    return choose(by_rate, clips), choose(by_penalty, clips)
+    return {SGD: validate(by_rate, clips), LOGISTIC: validate(by_penalty, clips)}

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from mica.comparison import compare as compare_module
 from mica.comparison import contestant, jobs
-from mica.comparison.compare import Plan, best_trial, compare
+from mica.comparison.compare import Plan, compare
 from mica.comparison.jobs import Job, work_through
 from mica.comparison.page import render
 from mica.comparison.standings import QUESTIONS, Row, Standings
@@ -20,7 +21,9 @@ from mica.comparison.table import markdown
 from mica.configs import load_config
 from mica.data.store import Store
 from mica.errors import InputError, Interrupted
+from mica.evaluation.choosing import best
 from mica.evaluation.results import read_result
+from mica.evaluation.validation import read_validated, validation_top1
 from mica.training.config import PretrainConfig
 
 METHODS = ["mica-self", "supervised"]
@@ -64,18 +67,34 @@ def test_every_method_is_tuned_on_validation_and_then_trained_from_every_seed(
 ) -> None:
     out, standings = done
     for method in METHODS:
-        tried = [json.loads((out / method / f"trial-{n}" / "validation.json").read_text()) for n in range(2)]
-        assert all(0 <= found["mean"] <= 100 for found in tried)
+        tried = [validation_top1(read_validated(out / method / f"trial-{n}")) for n in range(2)]
+        assert all(0 <= found <= 100 for found in tried)
         assert not any((out / method / f"trial-{n}" / "evaluation").exists() for n in range(2)), (
             "test part scored"
         )
-        chosen = contestant.grid(method)[0 if tried[0]["mean"] >= tried[1]["mean"] else 1]
+        chosen = contestant.grid(method)[0 if tried[0] >= tried[1] else 1]
         for seed in range(2):
             found = load_config(str(out / method / f"seed-{seed}" / "config.yaml"))
             assert (found.seed, found.split.part) == (seed, "train")
             assert found.optimizer.lr == pytest.approx(0.001 if "optimizer.lr=0.001" in chosen else 0.003)
         assert next(row.chosen for row in standings.rows if row.name == method) == chosen
     assert not list(out.rglob("*.job.json"))
+
+
+def test_probes_have_the_settings_that_suited_a_run_which_had_not_trained_on_the_validation_clips(
+    done: tuple[Path, Standings],
+) -> None:
+    """Clips that taught an encoder call every setting right."""
+    out, standings = done
+    for row in standings.rows[3:]:
+        tried = [read_validated(out / row.name / f"trial-{n}") for n in range(2)]
+        chosen = max(tried, key=validation_top1)
+        assert chosen.keys() == {"SGD", "logistic regression", "k = 1", "k = 5", "k = 10", "k = 20"}
+        for seed in range(2):
+            for protocol in ("linear", "knn"):
+                result = read_result(out / row.name / f"seed-{seed}" / "evaluation" / f"{protocol}.json")
+                for score in result.scores:
+                    assert score.chosen == best(chosen[score.name]).as_dict()
 
 
 def test_the_standings_are_what_the_runs_say(done: tuple[Path, Standings]) -> None:
@@ -177,12 +196,20 @@ def test_a_stop_is_passed_on_to_the_trainings(
     assert started[0].poll() is not None
 
 
-def test_the_first_of_the_best_trials_is_taken(tmp_path: Path) -> None:
-    for number, mean in enumerate((50.0, 70.0, 70.0)):
-        (tmp_path / f"trial-{number}").mkdir()
-        (tmp_path / f"trial-{number}" / "validation.json").write_text(json.dumps({"mean": mean}))
-    assert best_trial(tmp_path, 3) == 1
-    assert best_trial(tmp_path, 1) == 0
+def test_the_first_of_the_best_trials_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_module, "work_through", lambda *_: None)
+    for number, reached in enumerate((50.0, 70.0, 70.0)):
+        run = tmp_path / "mica" / f"trial-{number}"
+        run.mkdir(parents=True)
+        (run / "validation.json").write_text(
+            json.dumps({"SGD": {"a": 10.0, "b": reached}, "logistic regression": {"c": 60.0}})
+        )
+    for trials, number in ((3, 1), (1, 0)):
+        found = compare_module._best_trial("mica", Plan(tmp_path / "data", tmp_path, trials=trials))
+        assert (found.run, found.settings) == (
+            tmp_path / "mica" / f"trial-{number}",
+            contestant.grid("mica")[number],
+        )
 
 
 @pytest.mark.parametrize("change", [{"trials": 0}, {"trials": 99}, {"seeds": 0}, {"jobs": 0}])
@@ -230,5 +257,5 @@ def test_the_page_escapes_what_it_is_given() -> None:
 
 def test_a_path_among_the_changes_leads_no_run_out_of_the_comparison(tmp_path: Path) -> None:
     one = contestant.Contestant("mica+text_path=../../../weights")
-    run = Plan(tmp_path / "data", tmp_path / "out", recipe="synthetic").job(one, "seed-0", 0, "fit", ()).run
+    run = Plan(tmp_path / "data", tmp_path / "out", recipe="synthetic").trial(one, 0).run
     assert run.resolve().parent.parent == (tmp_path / "out").resolve()
