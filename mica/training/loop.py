@@ -53,8 +53,6 @@ def pretrain(
     accelerator = make_accelerator(log_with=_trackers(config) or None, project_dir=str(out))
     run = RunDirectory(out, config, overwrite, resume) if accelerator.is_main_process else None
     trainer = Trainer(config, store, accelerator)
-    if _on_main(run is not None and run.finished):
-        return trainer.card
     Session(trainer, run, profile).train()
     return trainer.card
 
@@ -94,11 +92,15 @@ class Session:
         self._profile = StepProfile(trainer.phases, run.folder) if profile and run is not None else None
 
     def train(self) -> None:
-        """Take the steps that are left, and leave the model."""
+        """Take the steps that are left, if any, and leave the model."""
         trainer = self.trainer
         with _failures_explained(trainer), ExitStack() as stack:
             if self.run is not None:
                 stack.enter_context(self.run.held())
+                if self.run.resuming:
+                    self.run.check_clips(trainer.parts.fingerprint)
+            if _on_main(self.run is not None and self.run.finished):
+                return
             self._begin()
             watchdog = stack.enter_context(Watchdog(trainer.config.engine.stuck_seconds, _report))
             trainer.waiting, trainer.stop = watchdog.waiting, lambda: self.stop.number is not None
@@ -124,7 +126,7 @@ class Session:
             start = describe_start(
                 trainer.step, trainer.device, trainer.precision, trainer.why, self.accelerator.num_processes
             )
-            self.run.log(start, STARTS)
+            self.run.log({**start, "clips": trainer.parts.fingerprint}, STARTS)
             run = self.run
             trainer.broken.record = lambda entry: run.log(entry, BROKEN)
         if trainer.config.engine.trackers:

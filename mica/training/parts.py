@@ -27,10 +27,11 @@ class Parts:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the names, lengths or order of the clips to pretrain on."""
-        store, indices = self.pretrain.store, self.pretrain.indices
-        digest = hashlib.sha256("\n".join(store.names[indices]).encode())
-        digest.update(store.frames[indices].tobytes())
+        """Changes with the names, lengths, labels or order of the store's clips, and with which of them pretrain."""
+        store = self.pretrain.store
+        digest = hashlib.sha256("\n".join(store.names).encode())
+        for numbers in (store.frames, store.labels, self.pretrain.indices):
+            digest.update(numbers.tobytes())
         return digest.hexdigest()
 
 
@@ -57,8 +58,16 @@ def choose_parts(config: PretrainConfig, store: Store) -> Parts:
             f"{len(parts.pretrain)} clips to pretrain on, fewer than one batch of {config.optimizer.batch_size}",
             file=store.path,
             field="optimizer.batch_size",
+            hint=_smaller_batch(len(parts.pretrain)),
         )
     return parts
+
+
+def _smaller_batch(clips: int) -> str:
+    """Say which batch is not too large: the largest power of two."""
+    if clips < 2:
+        return "a batch needs two clips, so that they can be compared: prepare the store with more"
+    return f"give a smaller one, --optimizer.batch_size {1 << clips.bit_length() - 1}"
 
 
 def make_card(config: PretrainConfig, store: Store, parts: Parts, text_width: int | None) -> ModelCard:

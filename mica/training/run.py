@@ -4,7 +4,8 @@ RUN/config.yaml      the whole configuration, to run it again
 RUN/metrics.jsonl    one JSON object an epoch
 RUN/starts.jsonl     one JSON object a start: the step, the machine, the versions, the number format
 RUN/broken.jsonl     one JSON object a step that was not finite, with its clips; most runs have none
-RUN/state/           what a resume needs, until the run is finished, and the lock of the process that trains
+RUN/state/           what a resume needs, until the run is finished
+RUN/.lock            held by the process that trains
 RUN/profile.txt      where the time goes, and RUN/trace.json, of `mica pretrain --profile`
 RUN/tracking/        what Accelerate's trackers write
 RUN/checkpoint/      model.safetensors and model.json
@@ -35,7 +36,7 @@ from mica.training.state import FOLDER, newest_state, states, write_state
 
 CONFIG, METRICS, STARTS, BROKEN = "config.yaml", "metrics.jsonl", "starts.jsonl", "broken.jsonl"
 LOGS = (METRICS, STARTS, BROKEN)
-LOCK = "lock"
+LOCK = ".lock"
 PATIENCE = 30.0
 """Seconds for which the lock is waited for: processes that read clips for one that was killed keep it some seconds."""
 
@@ -61,17 +62,22 @@ class RunDirectory:
         resume: bool = False,
     ) -> None:
         self.folder, self._config = Path(folder), config
+        self._overwrite, self._resume = overwrite, resume
         if overwrite and resume:
             hint = "--overwrite throws away what is there, --resume goes on with it"
             raise InputError("to be overwritten and to be resumed", file=folder, hint=hint)
-        self.resuming = resume and (self.folder / CONFIG).is_file()
+        self._look()
+
+    def _look(self) -> None:
+        """See what is there, and whether that is to be gone on with; raises InputError as the class says."""
+        self.resuming = self._resume and (self.folder / CONFIG).is_file()
         if self.resuming:
             self._check_same()
-        elif states(self.folder) and not overwrite:
+        elif states(self.folder) and not self._overwrite:
             hint = "pass --resume to go on with it, --overwrite to replace it, or name another output"
-            raise InputError("holds a run that is not finished", file=folder, hint=hint)
+            raise InputError("holds a run that is not finished", file=self.folder, hint=hint)
         else:
-            refuse_existing(folder, overwrite or (resume and not self._holds_anything()))
+            refuse_existing(self.folder, self._overwrite or _is_untouched(self.folder))
         if self.folder.exists() and not _is_run(self.folder):
             hint = "name another output; --overwrite replaces runs, and nothing else"
             raise InputError("exists, but is no run directory", file=self.folder, hint=hint)
@@ -88,11 +94,11 @@ class RunDirectory:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing here; raises InputError where one does."""
-        folder = self.folder / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        hint = f"wait for it, or stop it; if it is gone for sure, remove {folder / LOCK}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        hint = f"wait for it, or stop it; if it is gone for sure, remove {self.folder / LOCK}"
         refusal = InputError("another process is training this run", file=self.folder, hint=hint)
-        with held(folder / LOCK, refusal, PATIENCE):
+        with held(self.folder / LOCK, refusal, PATIENCE):
+            self._look()  # whom this one waited for may have begun the run, or finished it
             yield
 
     def begin(self) -> dict[str, Any] | None:
@@ -101,12 +107,21 @@ class RunDirectory:
         if state is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear()
-            (self.folder / METRICS).touch()
         else:
             self._cut_back(state["step"])
         with atomic_path(self.folder / CONFIG, overwrite=True) as temporary:
             temporary.write_text(yaml.safe_dump(asdict(self._config), sort_keys=False))
+        (self.folder / METRICS).touch()
         return state
+
+    def check_clips(self, clips: str) -> None:
+        """Raise InputError where the run began with other clips than those of this fingerprint."""
+        starts = self.folder / STARTS
+        entries = _whole_lines(starts) if starts.is_file() else iter(())
+        began = next((entry.get("clips", clips) for entry, _ in entries), clips)
+        if began != clips:
+            hint = "resume with the store that the run began with, or name another output"
+            raise InputError("the run began with other clips, labels or parts", file=self.folder, hint=hint)
 
     def log(self, record: dict[str, Any], file: str = METRICS) -> None:
         """Append a line to the metrics, or to another file."""
@@ -121,10 +136,10 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Drop what only a resume needs."""
-        shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
-
-    def _holds_anything(self) -> bool:
-        return self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()))
+        if (self.folder / FOLDER).is_dir():
+            # In one step: of half a folder of states a resume would say that none is whole.
+            dropped = (self.folder / FOLDER).rename(self.folder / f".{FOLDER}.part")
+            shutil.rmtree(dropped, ignore_errors=True)
 
     def _check_same(self) -> None:
         file = self.folder / CONFIG
@@ -145,20 +160,22 @@ class RunDirectory:
     def _cut_back(self, step: int) -> None:
         """Drop what was logged after the state that the run goes on from: it is going to be logged again."""
         for file in self._logs():
+            # Epochs and starts count the steps before them, a broken step is the one after as many.
+            last = step - 1 if file.name == BROKEN else step
             with atomic_path(file, overwrite=True) as temporary:
-                kept = (line for entry, line in _whole_lines(file) if entry["step"] <= step)
+                kept = (line for entry, line in _whole_lines(file) if entry["step"] <= last)
                 temporary.write_text("".join(kept), encoding="utf-8")
 
     def _logs(self) -> list[Path]:
         return [file for name in LOGS if (file := self.folder / name).is_file()]
 
     def _clear(self) -> None:
-        """Remove what is there, but for the lock, which this process holds."""
-        for path in (*self.folder.iterdir(), *(self.folder / FOLDER).glob("*")):
+        """Remove what is there, but for the lock, which this process holds, and what makes it known as a run."""
+        for path in self.folder.iterdir():
             if path.is_symlink() or not path.is_dir():
-                if path.name != LOCK:
+                if path.name not in (LOCK, CONFIG):
                     path.unlink()
-            elif path.name != FOLDER:
+            else:
                 shutil.rmtree(path)
 
 
@@ -179,5 +196,11 @@ def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run or empty: anything else is not ours to remove."""
-    return folder.is_dir() and ((folder / CONFIG).is_file() or not any(folder.iterdir()))
+    """Whether `folder` is a run or untouched: anything else is not ours to remove."""
+    return folder.is_dir() and ((folder / CONFIG).is_file() or _is_untouched(folder))
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether `folder` is empty, but for what a process leaves that ends before its run has begun."""
+    ours = (LOCK, f".{CONFIG}.*.part")
+    return folder.is_dir() and all(any(path.match(name) for name in ours) for path in folder.iterdir())

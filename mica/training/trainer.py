@@ -280,16 +280,10 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.log.state_dict(),
             "broken": self.broken.count,
-            "clips": self.parts.fingerprint,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; raises InputError where it was of other clips."""
-        if state["clips"] != self.parts.fingerprint:
-            hint = "resume with the store that the run began with"
-            raise InputError(
-                "other clips than the run began with", file=self.parts.pretrain.store.path, hint=hint
-            )
+        """Go on from `state`."""
         self.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.log.load_state_dict(state["epoch"])

@@ -29,7 +29,7 @@ from mica.training.config import PretrainConfig, SplitConfig
 from mica.training.loop import pretrain
 from mica.training.trainer import Trainer
 
-RUN = ["checkpoint", "config.yaml", "metrics.jsonl", "starts.jsonl"]
+RUN = [".lock", "checkpoint", "config.yaml", "metrics.jsonl", "starts.jsonl"]
 MakeConfig = Callable[..., PretrainConfig]
 
 

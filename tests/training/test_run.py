@@ -67,10 +67,53 @@ def test_nothing_but_runs_is_touched(tmp_path: Path, how: str) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("how", ["overwrite", "resume"])
-def test_an_empty_directory_may_become_a_run(tmp_path: Path, how: str) -> None:
-    begun(tmp_path, **{how: True})
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("left", [[], [".lock"], [".lock", ".config.yaml.x1y2.part"]])
+def test_an_empty_directory_may_become_a_run(tmp_path: Path, how: dict[str, bool], left: list[str]) -> None:
+    """So may one whose run ended before it had begun, for want of room or by a kill."""
+    for name in left:
+        (tmp_path / name).touch()
+    begun(tmp_path, **how)
     assert (tmp_path / "config.yaml").exists()
+
+
+def test_who_has_waited_for_a_run_finds_it_as_it_now_is(tmp_path: Path) -> None:
+    """A second resume that waits for the lock while the first one finishes throws nothing away."""
+    first = begun(tmp_path / "run")
+    first.save(1, {"step": 1})
+    second = RunDirectory(tmp_path / "run", CONFIG, resume=True)
+    early = RunDirectory(tmp_path / "run", CONFIG, resume=True)
+    early.resuming = False  # it looked before there was a run
+    (first.checkpoint).mkdir()
+    (first.checkpoint / "model.safetensors").touch()
+    first.finish()
+    for run in (second, early):
+        with run.held():
+            assert run.finished
+
+
+def test_a_kill_while_states_are_dropped_leaves_a_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path / "run")
+    run.save(1, {"step": 1})
+    run.checkpoint.mkdir()
+    (run.checkpoint / "model.safetensors").touch()
+    monkeypatch.setattr(
+        run_module.shutil, "rmtree", lambda path, **_: (path / "step-00000001/tree.json").unlink()
+    )
+    run.finish()
+    assert RunDirectory(tmp_path / "run", CONFIG, resume=True).finished
+
+
+def test_a_broken_step_after_the_save_is_logged_once(tmp_path: Path) -> None:
+    """Its number is how many came before it: at the save there had been as many."""
+    run = begun(tmp_path / "run")
+    for step in (3, 4):
+        run.log({"step": step}, run_module.BROKEN)
+    run.save(4, {"step": 4})
+    RunDirectory(tmp_path / "run", CONFIG, resume=True).begin()
+    assert (tmp_path / "run" / "broken.jsonl").read_text() == '{"step": 3}\n'
 
 
 def test_what_was_logged_after_the_save_is_dropped_at_a_resume(tmp_path: Path) -> None:
@@ -115,9 +158,8 @@ def test_two_processes_never_train_one_run(
 ) -> None:
     monkeypatch.setattr(run_module, "PATIENCE", 0.1)
     config, folder = tiny_config(), tmp_path / "run"
-    first = begun(folder, config)
-    first.save(1, {"step": 1})
-    with first.held():
+    begun(folder, config).save(1, {"step": 1})
+    with RunDirectory(folder, config, resume=True).held():
         with pytest.raises(
             InputError, match=r"run: another process is training this run\n  hint: wait for it"
         ):
@@ -138,7 +180,7 @@ def test_all_but_the_lock_is_replaced(tmp_path: Path) -> None:
     with run.held():
         run.begin()
         left = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-        assert left == {"config.yaml", "metrics.jsonl", "state", "state/lock"}
+        assert left == {"config.yaml", "metrics.jsonl", ".lock"}
     assert (tmp_path / "kept.txt").exists()
 
 
