@@ -15,6 +15,8 @@ from mica.comparison.table import write_table
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.validation import read_validated, validation_top1
+from mica.training.checks import check_config
+from mica.training.config import PretrainConfig
 
 TUNING_SEED = 0
 JUDGED = (("linear", "trained"), ("knn", "trained"))
@@ -51,30 +53,41 @@ class Plan:
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, most in (("seeds", math.inf), ("trials", len(grid("mica"))), ("jobs", math.inf)):
+        for field, most in (("seeds", math.inf), ("trials", len(grid("mica", 1.0))), ("jobs", math.inf)):
             value = getattr(self, field)
             if not 1 <= value <= most:
                 expected = "at least 1" if most == math.inf else f"1 to {most}"
                 raise InputError(f"{value}, expected {expected}", field=field)
 
-    def trial(self, one: Contestant, number: int) -> Job:
-        """Train a contestant without the validation clips, and let those judge it."""
-        return self._job(one, f"trial-{number}", TUNING_SEED, "fit", (("validation", ""),))
+    def config(self, one: Contestant, seed: int, part: str) -> PretrainConfig:
+        """How a contestant is trained on a part of the clips; raises InputError where a setting is out of range."""
+        budget = [] if self.budget is None else [f"optimizer.epochs={self.budget}"]
+        recipe = self.recipe or Store.open(self.data).info.dataset
+        config = one.config(recipe, seed, *self.settings, f"split.part={part}", "knn_every=0", *budget)
+        check_config(config)
+        return config
+
+    def trials_of(self, method: str) -> list[Job]:
+        """Train a method, by each of its settings, without the validation clips, and let those judge it."""
+        recipe = self.config(Contestant(method), TUNING_SEED, "fit")
+        return [
+            Job(
+                self.data,
+                self.out / method / f"trial-{number}",
+                self.config(Contestant(method, settings), TUNING_SEED, "fit"),
+                (("validation", ""),),
+                settings,
+            )
+            for number, settings in enumerate(grid(method, recipe.optimizer.lr)[: self.trials])
+        ]
 
     def final(self, one: Contestant, seed: int, trial: Path, judged: Sequence[tuple[str, str]]) -> Job:
         """Train a contestant on the whole training part, validation clips included, and score the test part.
 
-        trial: its run that has not seen the validation clips, on which the settings of the probes are chosen.
+        trial: a run that has not seen the validation clips, on which the settings of the probes are chosen.
         """
-        return replace(self._job(one, f"seed-{seed}", seed, "train", judged), trial=trial)
-
-    def _job(
-        self, one: Contestant, name: str, seed: int, part: str, judged: Sequence[tuple[str, str]]
-    ) -> Job:
-        budget = [] if self.budget is None else [f"optimizer.epochs={self.budget}"]
-        recipe = self.recipe or Store.open(self.data).info.dataset
-        config = one.config(recipe, seed, *self.settings, f"split.part={part}", "knn_every=0", *budget)
-        return Job(self.data, self.out / one.folder / name, config, tuple(judged))
+        run = self.out / one.folder / f"seed-{seed}"
+        return Job(self.data, run, self.config(one, seed, "train"), tuple(judged), one.chosen, trial)
 
 
 def compare(methods: Sequence[str], plan: Plan) -> Standings:
@@ -85,7 +98,9 @@ def compare(methods: Sequence[str], plan: Plan) -> Standings:
     Interrupted where it was asked to stop.
     """
     contestants = read_contestants(methods)
-    best = {method: _best_trial(method, plan) for method in _tried(contestants, plan)}
+    for one in contestants:
+        plan.config(one, TUNING_SEED, "train")  # a setting that is none is told before hours of tuning
+    best = _tuned(list(dict.fromkeys(one.method for one in contestants)), plan)
     contestants = [replace(one, chosen=best[one.method].settings) for one in contestants]
     # All is chosen: from here on the validation clips train, too.
     work = [
@@ -104,29 +119,13 @@ def compare(methods: Sequence[str], plan: Plan) -> Standings:
     return standings
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What did best on the validation part: settings of a method, and the run that tried them."""
-
-    settings: tuple[str, ...]
-    run: Path
-
-
-def _tried(contestants: Sequence[Contestant], plan: Plan) -> list[str]:
-    """Try the same number of settings of each method that takes part; return the methods."""
-    methods = list(dict.fromkeys(one.method for one in contestants))
-    work = [
-        plan.trial(Contestant(method, settings), number)
-        for method in methods
-        for number, settings in enumerate(grid(method)[: plan.trials])
-    ]
-    work_through(work, plan.jobs, "tune")
-    return methods
+def _tuned(methods: Sequence[str], plan: Plan) -> dict[str, Job]:
+    """Try the same number of settings of each method; return the trial that did best for each."""
+    trials = {method: plan.trials_of(method) for method in methods}
+    work_through([trial for of_method in trials.values() for trial in of_method], plan.jobs, "tune")
+    return {method: best_trial(of_method) for method, of_method in trials.items()}
 
 
-def _best_trial(method: str, plan: Plan) -> Trial:
-    """The settings whose mean over both linear probes is best on the validation part, the first among equals."""
-    runs = [plan.out / method / f"trial-{number}" for number in range(plan.trials)]
-    reached = [validation_top1(read_validated(run)) for run in runs]
-    place = reached.index(max(reached))
-    return Trial(grid(method)[place], runs[place])
+def best_trial(trials: Sequence[Job]) -> Job:
+    """The one whose mean over both linear probes is best on the validation part, the first among equals."""
+    return max(trials, key=lambda trial: validation_top1(read_validated(trial.run)))

@@ -58,7 +58,7 @@ class Contestant:
 
 
 def read_contestants(names: Sequence[str]) -> list[Contestant]:
-    """The contestants of these names; raises InputError for the same one twice, or a method without a recipe."""
+    """The contestants of these names; raises InputError for one twice, one without a recipe, or one of other clips."""
     if len(set(names)) < len(names):
         raise InputError("the same method twice", field="methods", hint="name each once")
     contestants = [Contestant(name) for name in names]
@@ -66,15 +66,32 @@ def read_contestants(names: Sequence[str]) -> list[Contestant]:
         if one.method not in methods():
             hint = f"methods: {', '.join(methods())}; one may be changed: mica+encoder.frest=false"
             raise InputError(f"no method is called '{one.method}'", field="methods", hint=hint)
+        for change in one.changes:
+            if change.startswith("split."):
+                hint = f"--set {change} changes it for all"
+                raise InputError(
+                    f"{one.name} would be of other clips than the others", field="methods", hint=hint
+                )
     return contestants
 
 
-@cache
-def grid(method: str) -> tuple[tuple[str, ...], ...]:
+def grid(method: str, rate: float) -> tuple[tuple[str, ...], ...]:
     """The settings among which tuning chooses for a method, the recipe as it is first.
 
-    >>> grid("mica")[0], len({len(grid(method)) for method in methods()})
-    ((), 1)
+    rate: the recipe's learning rate, of which others are parts.
+
+    >>> grid("mica", rate=0.003)[:2], len({len(grid(method, 0.1)) for method in methods()})
+    (((), ('optimizer.lr=0.001',)), 1)
     """
+    return ((), *(tuple(_of_rate(setting, rate) for setting in settings) for settings in _grids()[method]))
+
+
+@cache
+def _grids() -> dict[str, list[list[str]]]:
     grids: dict[str, list[list[str]]] = yaml.safe_load(Path(GRIDS).read_text(encoding="utf-8"))
-    return ((), *(tuple(settings) for settings in grids[method]))
+    return grids
+
+
+def _of_rate(setting: str, rate: float) -> str:
+    name, _, value = setting.partition("=")
+    return f"{name}={rate / float(value[1:]):g}" if value.startswith("/") else setting

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import get_args
 
@@ -40,7 +43,20 @@ def judgement(run: Path, protocol: str, source: str) -> Path:
     return run / VALIDATION if protocol == "validation" else result_file(run, protocol, source)
 
 
+def stop_with_parent() -> None:
+    """Ask this process to save and leave once the one that started it is gone, with whom its standard input ends."""
+
+    def wait() -> None:
+        # Not by sys.stdin, whose lock this thread would hold while the interpreter shuts down.
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    stop_with_parent()
     try:
         main(Path(sys.argv[1]))
     except InputError as error:

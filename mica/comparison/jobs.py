@@ -16,9 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from mica.comparison.job import judgement
+from mica.data.store import Store
 from mica.errors import InputError, Interrupted
 from mica.training.config import PretrainConfig
 from mica.training.interrupt import StopRequest
+from mica.training.parts import choose_parts
 from mica.training.run import METRICS, RunDirectory
 
 _LOOK_SECONDS = 0.5
@@ -34,6 +36,7 @@ class Job:
         run: the run directory, which may hold a part of the work already.
         config: how it is trained.
         judged: what is to be scored: ("validation", "") for a choice, or pairs of a protocol and a source of features.
+        settings: of these, what tuning tries or has chosen.
         trial: the run whose validation clips say with which settings it is scored; None where it is itself validated.
     """
 
@@ -41,6 +44,7 @@ class Job:
     run: Path
     config: PretrainConfig
     judged: tuple[tuple[str, str], ...]
+    settings: tuple[str, ...] = ()
     trial: Path | None = None
 
     def write(self, file: Path) -> None:
@@ -56,9 +60,11 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it is trained and judged already; raises InputError where what is there is another run."""
-        trained = RunDirectory(self.run, self.config, resume=True).finished
-        return trained and all(judgement(self.run, *pair).is_file() for pair in self.judged)
+        """Whether it is trained and judged already; raises InputError where what is there is another run, or data's."""
+        run = RunDirectory(self.run, self.config, resume=True)
+        if run.finished:
+            run.check_clips(choose_parts(self.config, Store.open(self.data)).fingerprint)
+        return run.finished and all(judgement(self.run, *pair).is_file() for pair in self.judged)
 
     @property
     def epochs_done(self) -> int:
@@ -86,10 +92,11 @@ def work_through(jobs: Sequence[Job], at_once: int, what: str) -> None:
                 bar.set_postfix_str(", ".join(_label(job) for job in under_way.values()), refresh=False)
                 if done > bar.n:
                     bar.update(done - bar.n)
-                for process in [process for process in under_way if process.poll() is not None]:
-                    _check(process.returncode, under_way.pop(process))
+                # First: who stops a comparison may have stopped its jobs as well.
                 if stop.number is not None:
                     raise Interrupted(f"{signal.Signals(stop.number).name}: stopped", stop.number)
+                for process in [process for process in under_way if process.poll() is not None]:
+                    _check(process.returncode, under_way.pop(process))
         finally:
             for process in under_way:
                 process.terminate()  # it saves
@@ -107,7 +114,7 @@ def _start(job: Job, at_once: int) -> subprocess.Popen[Any]:
             [sys.executable, "-m", "mica.comparison.job", str(description)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # which ends when this process does: the job then stops, however that came
             env=environment,
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
         )

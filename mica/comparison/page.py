@@ -33,7 +33,7 @@ def render(standings: Standings) -> str:
     return template("standings.html.j2").render(
         style=style(),
         title=f"{DATASETS.get(standings.dataset, standings.dataset)}, {standings.split}",
-        epochs=standings.epochs,
+        budget=standings.budget,
         seeds=standings.seeds,
         clips=standings.test_clips,
         columns=columns,

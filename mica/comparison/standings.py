@@ -58,14 +58,35 @@ class Row:
 
 @dataclass(frozen=True)
 class Standings:
-    """All rows, floors first, then by what was seen of the labels; and what they have in common."""
+    """All rows, floors first, then by what was seen of the labels; and what they have in common.
+
+    Args:
+        dataset: whose clips were scored.
+        split: by which protocol.
+        stream: what the methods read of a clip; several where a name says otherwise.
+        test_clips: how many were asked about.
+        epochs: the least and the most that a method was trained for, the same unless a name says otherwise.
+        seeds: how often each was trained.
+        rows: floors and methods.
+    """
 
     dataset: str
     split: str
+    stream: str
     test_clips: int
-    epochs: int
+    epochs: tuple[int, int]
     seeds: int
     rows: tuple[Row, ...]
+
+    @property
+    def budget(self) -> str:
+        """How long the trainings were.
+
+        >>> Standings("ntu60", "cross-subject", "joint", 10, (80, 120), 3, ()).budget
+        '80 to 120 epochs'
+        """
+        least, most = self.epochs
+        return f"{most} epochs" if least == most else f"{least} to {most} epochs"
 
     def ranked_with(self, row: Row) -> list[Row]:
         """The rows that have seen as much of the labels: a ranking holds these and no others."""
@@ -88,11 +109,13 @@ def read_standings(out: Path, contestants: Sequence[Contestant], seeds: int) -> 
     order: tuple[Supervision, ...] = ("none", "words", "labels")
     rows.sort(key=lambda row: order.index(row.supervision or "none"))  # a stable sort
     result = _results(first[0], "linear", "trained")
+    epochs = [len(run.metrics) for of_one in runs.values() for run in of_one]
     return Standings(
         dataset=result.dataset,
         split=result.split,
+        stream=", ".join(dict.fromkeys(of_one[0].card.preprocessing.stream for of_one in runs.values())),
         test_clips=result.parts["test"],
-        epochs=len(first[0].metrics),
+        epochs=(min(epochs), max(epochs)),
         seeds=seeds,
         rows=(*_floors(first), *rows),
     )

@@ -28,9 +28,9 @@ def markdown(standings: Standings) -> Iterator[str]:
     """The lines of the table: floors, then each ranking, the best of it in bold."""
     title = DATASETS.get(standings.dataset, standings.dataset)
     yield (
-        f"{title}, {standings.split}, joint stream: top-1 % on {standings.test_clips:,} test clips, mean ± standard "
-        f"deviation over {standings.seeds} seeds; {standings.epochs} epochs each. Bold is the best of those that have "
-        "seen as much of the labels."
+        f"{title}, {standings.split}, {standings.stream} stream: top-1 % on {standings.test_clips:,} test clips, "
+        f"mean ± standard deviation over {standings.seeds} seeds; {standings.budget} each. Bold is the best of those "
+        "that have seen as much of the labels."
     )
     yield ""
     heads = ("method", "labels seen", *_COLUMNS, "parameters", "minutes")
@@ -67,6 +67,7 @@ def as_entries(standings: Standings) -> dict[str, object]:
     return {
         "dataset": standings.dataset,
         "split": standings.split,
+        "stream": standings.stream,
         "test_clips": standings.test_clips,
         "epochs": standings.epochs,
         "seeds": standings.seeds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,21 @@ from typing import Any
 
 import pytest
 
-from mica.comparison import compare as compare_module
 from mica.comparison import contestant, jobs
-from mica.comparison.compare import Plan, compare
+from mica.comparison.compare import Plan, best_trial, compare
 from mica.comparison.jobs import Job, work_through
 from mica.comparison.page import render
 from mica.comparison.standings import QUESTIONS, Row, Standings
 from mica.comparison.table import markdown
 from mica.configs import load_config
-from mica.data.store import Store
+from mica.data.store import Store, write
+from mica.data.synthetic import generate
 from mica.errors import InputError, Interrupted
 from mica.evaluation.choosing import best
 from mica.evaluation.results import read_result
 from mica.evaluation.validation import read_validated, validation_top1
 from mica.training.config import PretrainConfig
+from mica.training.state import states
 
 METHODS = ["mica-self", "supervised"]
 MakeConfig = Callable[..., PretrainConfig]
@@ -38,10 +40,12 @@ def tiny_recipes(tiny_config: MakeConfig) -> Any:
         full, tiny = load_config(name, changes), tiny_config()
         return replace(
             full,
-            preprocessing=tiny.preprocessing,
+            preprocessing=replace(tiny.preprocessing, stream=full.preprocessing.stream),
             heads=tiny.heads,
             precision="float32",
-            optimizer=replace(tiny.optimizer, lr=full.optimizer.lr),
+            optimizer=replace(
+                tiny.optimizer, lr=full.optimizer.lr, epochs=1 + ("optimizer.epochs=2" in changes)
+            ),
         )
 
     with pytest.MonkeyPatch.context() as patch:
@@ -72,7 +76,7 @@ def test_every_method_is_tuned_on_validation_and_then_trained_from_every_seed(
         assert not any((out / method / f"trial-{n}" / "evaluation").exists() for n in range(2)), (
             "test part scored"
         )
-        chosen = contestant.grid(method)[0 if tried[0] >= tried[1] else 1]
+        chosen = contestant.grid(method, 0.003)[0 if tried[0] >= tried[1] else 1]
         for seed in range(2):
             found = load_config(str(out / method / f"seed-{seed}" / "config.yaml"))
             assert (found.seed, found.split.part) == (seed, "train")
@@ -110,7 +114,7 @@ def test_the_standings_are_what_the_runs_say(done: tuple[Path, Standings]) -> No
             assert by_name[method].values["linear, SGD"][seed] == result.scores[0].top1
     assert len(by_name["random encoder"].values["kNN"]) == 2
     assert len(by_name["raw coordinates"].values["kNN"]) == 1
-    assert (standings.test_clips, standings.epochs, standings.seeds) == (64, 1, 2)
+    assert (standings.test_clips, standings.epochs, standings.seeds) == (64, (1, 1), 2)
     entries = json.loads((out / "comparison.json").read_text())
     kept = {row["method"]: row["top1"]["linear, SGD"] for row in entries["rows"]}
     assert kept == {name: list(row.values["linear, SGD"]) for name, row in by_name.items()}, (
@@ -196,20 +200,17 @@ def test_a_stop_is_passed_on_to_the_trainings(
     assert started[0].poll() is not None
 
 
-def test_the_first_of_the_best_trials_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_module, "work_through", lambda *_: None)
+def test_the_first_of_the_best_trials_is_taken(tmp_path: Path) -> None:
+    trials = []
     for number, reached in enumerate((50.0, 70.0, 70.0)):
-        run = tmp_path / "mica" / f"trial-{number}"
-        run.mkdir(parents=True)
+        run = tmp_path / f"trial-{number}"
+        run.mkdir()
         (run / "validation.json").write_text(
             json.dumps({"SGD": {"a": 10.0, "b": reached}, "logistic regression": {"c": 60.0}})
         )
-    for trials, number in ((3, 1), (1, 0)):
-        found = compare_module._best_trial("mica", Plan(tmp_path / "data", tmp_path, trials=trials))
-        assert (found.run, found.settings) == (
-            tmp_path / "mica" / f"trial-{number}",
-            contestant.grid("mica")[number],
-        )
+        trials.append(Job(tmp_path / "data", run, PretrainConfig(), (("validation", ""),)))
+    assert best_trial(trials) is trials[1]
+    assert best_trial(trials[:1]) is trials[0]
 
 
 @pytest.mark.parametrize("change", [{"trials": 0}, {"trials": 99}, {"seeds": 0}, {"jobs": 0}])
@@ -219,13 +220,65 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path, change: dict[str, int
     assert caught.value.field == next(iter(change))
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("mica-self+encoder.frost=false", r"encoder\.frost"),
+        ("mica-self+optimizer.lr=-1", "above 0"),
+        ("mica-self+split.part=fit", "other clips(.|\n)*--set split.part=fit"),
+    ],
+)
+def test_a_change_that_cannot_be_is_told_before_anything_is_trained(
+    tiny_store: Store, tmp_path: Path, name: str, problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem):
+        compare(["mica-self", name], plan(tiny_store, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_epochs_and_streams_are_those_of_the_runs(
+    tiny_store: Store, tiny_recipes: None, tmp_path: Path
+) -> None:
+    names = ["mica-self", "mica-self+optimizer.epochs=2+preprocessing.stream=bone"]
+    standings = compare(names, Plan(tiny_store.path, tmp_path / "out", seeds=1))
+    assert (standings.epochs, standings.stream) == ((1, 2), "joint, bone")
+    assert "joint, bone stream" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "1 to 2 epochs" in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_a_comparison_of_other_data_is_not_taken_for_this_one(
+    done: tuple[Path, Standings], tiny_store: Store, tmp_path: Path
+) -> None:
+    """The same clips with other labels: what was trained and scored is not of them."""
+    out, _ = done
+    info, clips, _ = generate(clips_per_class=8, subjects=8, num_frames=(8, 12))
+    other = write(tmp_path / "other.arrow", (replace(clip, label=15 - clip.label) for clip in clips), info)
+    with pytest.raises(InputError, match="other clips, labels or parts"):
+        compare(METHODS, plan(Store.open(other.path), out))
+
+
+def test_a_job_ends_with_the_comparison_that_started_it(
+    tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    """However that ended: here nobody asks the job to stop."""
+    job = Job(tiny_store.path, tmp_path / "mica" / "seed-0", tiny_config(epochs=10000), ())
+    process = jobs._start(job, 1)
+    assert process.stdin is not None
+    while not (job.run / "metrics.jsonl").is_file() or not job.epochs_done:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.stdin.close()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert states(job.run), "saved"
+
+
 def standings_of(*rows: tuple[str, Any, list[float]]) -> Standings:
     columns = [column for _, _, column in QUESTIONS]
     made = tuple(
         Row(name, seen, (), dict.fromkeys(columns, values), None if seen is None else 1000, [1.0, 2.0])
         for name, seen, values in rows
     )
-    return Standings("nw-ucla", "cross-view", 464, 25, 2, made)
+    return Standings("nw-ucla", "cross-view", "joint", 464, (25, 25), 2, made)
 
 
 def test_kinds_of_supervision_are_never_ranked_together() -> None:
@@ -257,5 +310,5 @@ def test_the_page_escapes_what_it_is_given() -> None:
 
 def test_a_path_among_the_changes_leads_no_run_out_of_the_comparison(tmp_path: Path) -> None:
     one = contestant.Contestant("mica+text_path=../../../weights")
-    run = Plan(tmp_path / "data", tmp_path / "out", recipe="synthetic").trial(one, 0).run
+    run = Plan(tmp_path / "data", tmp_path / "out", recipe="synthetic").final(one, 0, tmp_path, ()).run
     assert run.resolve().parent.parent == (tmp_path / "out").resolve()

@@ -87,7 +87,7 @@ def standings() -> Standings:
         )
         for place, (name, supervision) in enumerate(kinds.items())
     )
-    return Standings("nw-ucla", "cross-view", 464, 40, 3, rows)
+    return Standings("nw-ucla", "cross-view", "joint", 464, (40, 40), 3, rows)
 
 
 def evaluate_somehow(run: Path, add_result: Callable[..., Result]) -> None:
