@@ -154,7 +154,7 @@ def all_commands(raw: Path, out: Path) -> Iterator[tuple[list[str], Path]]:
 
 
 def run(raw: Path, out: Path) -> None:
-    """Run every command whose result is not there yet; an interrupted training starts over."""
+    """Run every command whose result is not there yet; an interrupted training goes on."""
     for command, result in all_commands(raw, out):
         if not result.exists():
             print("$", shlex.join(command), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,11 @@ class Evaluation:
         check_fit(self.card, store)
         self.division: Split = split(store, self.card.protocol)
         self._features: dict[Source, SplitFeatures] = {}
+        if self.card.part == "train" and validated is None:
+            warnings.warn(
+                f"{self.run} has trained on the validation clips, too: what they choose now suits clips that it knows",
+                stacklevel=2,
+            )
 
     def evaluate(self, protocol: ProtocolName, source: Source = "trained") -> Result:
         """Score the test part, keep the result as `result_file` says and return it.

@@ -131,7 +131,7 @@ class Result:
 def result_file(
     run: str | os.PathLike[str], protocol: str, source: str = "trained", target: str = ""
 ) -> Path:
-    """Where a result is kept: linear.json, random-linear.json, transfer-utd-mhad.json for one on another data set."""
+    """Where a result is kept: linear.json, random-linear.json, transfer-TARGET.json for one on another data set."""
     name = protocol if source == "trained" else f"{source}-{protocol}"
     return Path(run) / FOLDER / f"{name}{target and '-'}{target}.json"
 

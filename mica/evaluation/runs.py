@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mica.data.splits import Split
+from mica.data.splits import Split, protocols_of
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.features import Source, random_model
@@ -82,10 +82,16 @@ def keep_result(
         class_names=store.info.class_names,
         unseen_classes=tuple(unseen) if protocol != "transfer" else (),
     )
-    target = store.info.dataset if protocol == "transfer" else ""
+    target = _target(store, division) if protocol == "transfer" else ""
     write_result(result_file(run, protocol, source, target), result)
     write_readme(run / CHECKPOINT / README, describe_model(card, list(quoted(run))))
     return result
+
+
+def _target(store: Store, division: Split) -> str:
+    """Another data set in a file's name, with the protocol unless it is the usual one."""
+    dataset, protocol = store.info.dataset, division.protocol.name
+    return dataset if protocol == protocols_of(store)[0].name else f"{dataset}-{protocol}"
 
 
 def quoted(run: Path) -> Iterator[ResultLine]:

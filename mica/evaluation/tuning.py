@@ -61,6 +61,9 @@ class FineTuneConfig:
         for field in ("epochs", "batch_size"):
             if getattr(self, field) < 1:
                 raise InputError(f"{getattr(self, field)}, expected at least 1", field=field)
+        for field in ("lr", "head_lr"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise InputError(f"{getattr(self, field)}, expected a rate above 0", field=field)
 
     def steps_per_epoch(self, clips: int) -> int:
         """Whole batches in an epoch; clips that fill none are left out, other ones each time."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from mica.models.mica import MICA
 
@@ -46,7 +47,8 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 class KeyQueue(nn.Module):
     """The latest keys, oldest overwritten first; `real` is empty at the start and grows to `size`.
 
-    Filled with random vectors instead, as MoCo does, a queue stalls small sets: all logits are alike at first.
+    Filled with random vectors instead, as MoCo does, a queue stalls small sets: all logits are alike at first. Behind
+    `real` there are such, for keys that were no good before the queue was full.
 
     >>> queue = KeyQueue(size=3, width=2)
     >>> queue.push(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
@@ -57,7 +59,8 @@ class KeyQueue(nn.Module):
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
-        self.register_buffer("keys", torch.zeros(size, width))
+        unread = torch.randn(size, width, generator=Generator().manual_seed(0))
+        self.register_buffer("keys", F.normalize(unread, dim=1))
         self.keys: Tensor
         self.filled, self.next = 0, 0
 

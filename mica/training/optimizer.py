@@ -50,7 +50,7 @@ def learning_rate(step: int, steps_per_epoch: int, config: OptimizerConfig) -> f
     """
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (step + 1) / warmup
+        return config.lr * min(1.0, (step + 1) / warmup)  # a warm-up may end within a step
     if config.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
         return config.lr * 0.1**passed

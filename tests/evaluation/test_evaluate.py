@@ -197,8 +197,27 @@ def test_runs_of_other_clips_are_not_fused(
 ) -> None:
     config = tiny_config()
     pretrain(replace(config, split=replace(config.split, part="train")), tiny_store, tmp_path / "whole")
-    with pytest.raises(InputError, match="part"):
+    with pytest.raises(InputError, match="part"), pytest.warns(match="trained on the validation clips"):
         Evaluation(run, tiny_store).ensemble([tmp_path / "whole"])
+
+
+def test_another_run_may_have_chosen_how_the_features_are_probed(run: Path, tiny_store: Store) -> None:
+    """Coordinates and untrained encoders, which have learned from no clip, choose for themselves."""
+    validated = {
+        "SGD": {"lr 0.1": 1.0, "lr 0.03": 2.0},
+        "logistic regression": {"C 0.1": 3.0},
+        "k = 5": {"text space, as they are": 99.0, "pooled, standardised": 4.0},
+    }
+    evaluation = Evaluation(run, tiny_store, Effort(seeds=1), validated)
+    found = {score.name: score.chosen for score in evaluation.evaluate("linear").scores}
+    found |= {score.name: score.chosen for score in evaluation.evaluate("knn").scores}
+    assert found == {
+        "SGD": {"setting": "lr 0.03", "validation_top1": 2.0},
+        "logistic regression": {"setting": "C 0.1", "validation_top1": 3.0},
+        "k = 5": {"setting": "pooled, standardised", "validation_top1": 4.0},
+    }, "of the ways that there are"
+    raw = evaluation.evaluate("knn", "raw").scores
+    assert [score.name for score in raw] == [f"k = {k}" for k in (1, 5, 10, 20)]
 
 
 @pytest.mark.parametrize(("source", "expected"), [("trained", FineTuneConfig()), ("random", FROM_SCRATCH)])

@@ -76,7 +76,7 @@ def test_schedule_rises_to_the_rate_and_falls_to_zero() -> None:
     assert all(a > b for a, b in pairwise(rates[10:]))
 
 
-@pytest.mark.parametrize("warmup", [0, 0.5, 3, 7])
+@pytest.mark.parametrize("warmup", [0, 0.1, 0.3, 0.5, 3, 7])
 def test_schedule_is_finite_and_bounded_whatever_the_warm_up(warmup: float) -> None:
     config = OptimizerConfig(epochs=3, lr=1.0, warmup_epochs=warmup)
     rates = [learning_rate(step, 4, config) for step in range(13)]
