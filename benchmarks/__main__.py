@@ -22,7 +22,7 @@ import torch
 from benchmarks import compare, gpu, plot, table, words
 from benchmarks.operators import Operator
 from benchmarks.registry import OPERATORS
-from benchmarks.results import keep
+from benchmarks.results import keep, this_device
 from benchmarks.run import add_selection_arguments, run, selected
 
 
@@ -82,7 +82,7 @@ def _listed(operator: Operator) -> list[str]:
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_selection_arguments(parser)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=this_device().type)
     parser.add_argument("--out", type=Path, help="a folder for the rows, where new ones replace old ones")
 
 

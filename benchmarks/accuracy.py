@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from benchmarks import figures
 from benchmarks.figures import Figures, markdown
-from benchmarks.results import RESULTS, stamp
+from benchmarks.results import RESULTS, stamp, this_device
 
 if TYPE_CHECKING:
     from mica.evaluation.features import Source
@@ -172,7 +170,7 @@ def found_in(out: Path) -> Figures:
     }
     result = read_result(result_file(out / "utd-mhad-language-22-5", "zero-shot"))
     unseen = {"classes": list(result.unseen_classes), "variants": [_unseen(score) for score in result.scores]}
-    return {**stamp(torch.device("cpu")), "datasets": sets, "unseen": unseen}
+    return {**stamp(this_device()), "datasets": sets, "unseen": unseen}
 
 
 def _features(dataset: str, out: Path) -> Figures:

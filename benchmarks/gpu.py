@@ -26,7 +26,7 @@ import torch
 
 from benchmarks import words
 from benchmarks.registry import OPERATORS
-from benchmarks.results import HERE, ROWS, Row, about, measured, pick, read_file
+from benchmarks.results import HERE, ROWS, Row, about, measured, pick, read_file, this_device
 from benchmarks.run import STEP
 
 SUMMARY = "summary.txt"
@@ -179,7 +179,7 @@ def _run(step: Step, limit: float, out: Path) -> Outcome:
 
 def summary(outcomes: Sequence[Outcome], out: Path) -> list[str]:
     """What a person wants to know first, in under a hundred lines."""
-    where = about(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    where = about(this_device())
     lines = [
         ", ".join(f"{name} {where[name]}" for name in ("device", "torch", "triton", "python", "commit")),
         "",

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import torch
-
 from benchmarks import figures
 from benchmarks.figures import Figures
-from benchmarks.results import RESULTS, stamp
+from benchmarks.results import RESULTS, stamp, this_device
 
 DATASETS = ("nw-ucla", "utd-mhad")
 CLASSICS = ("skeletonclr", "aimclr", "crossclr")
@@ -136,7 +134,7 @@ def run(data: Path, out: Path, names: Sequence[str], keep: bool) -> None:
 
 def _outcome(folder: Path) -> Figures:
     """What a comparison has left, and where."""
-    where = stamp(torch.device("cpu"))
+    where = stamp(this_device())
     del where["threads"]  # of this process, which trains nothing
     lines = (folder / "comparison.md").read_text().splitlines()
     return {

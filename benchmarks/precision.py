@@ -18,11 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
-
 from benchmarks import figures
 from benchmarks.figures import Figures
-from benchmarks.results import RESULTS, stamp
+from benchmarks.results import RESULTS, stamp, this_device
 from mica_kernels.backend import VARIABLE
 
 FILE = "precision.json"
@@ -35,7 +33,7 @@ PROTOCOLS = ("linear", "knn")
 
 def measure(data: Path, out: Path, recipe: str = RECIPE, seeds: int = SEEDS) -> Figures:
     """The scores of every run, and where and with what they were made."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     runs = [_run(data, out, recipe, way, seed) for seed in range(seeds) for way in WAYS]
     return {**stamp(device), "recipe": recipe, "runs": runs}
 

@@ -101,6 +101,11 @@ def about(device: torch.device) -> Row:
     return {**found, "cuda": torch.version.cuda, "capability": list(torch.cuda.get_device_capability(device))}
 
 
+def this_device() -> torch.device:
+    """What trains here: the GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def stamp(device: torch.device) -> Row:
     """The end of a row: where, with what and when."""
     return {**about(device), "date": datetime.now(UTC).isoformat(timespec="seconds")}
