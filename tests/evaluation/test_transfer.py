@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 from mica.data.clip import Clip, StoreInfo
 from mica.data.convert import convert
 from mica.data.mapped import MappedStore
-from mica.data.splits import split
+from mica.data.splits import protocols_of, split
 from mica.data.store import Store, write
 from mica.errors import InputError
 from mica.evaluation.features import encoder_features
 from mica.evaluation.finetune import FineTuneConfig, finetune_scores
 from mica.evaluation.linear import linear_scores
-from mica.evaluation.results import Score
+from mica.evaluation.results import Score, read_result
+from mica.evaluation.runs import keep_result
 from mica.evaluation.transfer import fit_to, transfer_scores
 from mica.models.mica import MICA, ModelCard
 from mica.skeleton import get_layout, infer_layout, layout_to_dict
@@ -123,3 +125,15 @@ def test_scores_are_those_on_the_converted_store(
     assert [score.name for score in found] == ["linear, SGD", "linear, logistic regression", "fine-tuned"]
     assert found == expected
     assert found[0].per_class.keys() == {"run", "sit", "stand"}
+
+
+def test_results_by_two_divisions_of_a_set_lie_beside_each_other(
+    tiny_run: Path, target: Store, card: ModelCard, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    for protocol in protocols_of(target):
+        division = split(target, protocol.name)
+        keep_result(run, card, "transfer", "trained", [Score("SGD", 50.0)], target, division)
+    usual, other = (protocol.name for protocol in protocols_of(target)[:2])
+    kept = {read_result(file).split: file.name for file in (run / "evaluation").glob("transfer-*")}
+    assert (kept[usual], kept[other]) == ("transfer-elsewhere.json", f"transfer-elsewhere-{other}.json")
