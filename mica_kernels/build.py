@@ -38,6 +38,9 @@ DESCRIPTION = f"""\
 Compile the shipped kernels ahead of time, so that the first call of an operator finds them and waits for no compiler.
 Needs Triton but no GPU. What is there already is not compiled again. `mica doctor` lists what is built.
 
+What few need still compiles at its first call: products of float32 in tf32, where PyTorch was told to take them;
+the spectral gate of clips that each span 2^31 elements of memory or more; and configurations that tuning chose.
+
   {COMMAND} --arch native              for the GPU in this machine
   {COMMAND} --arch sm_90 sm_100        for H100 and H200, and for B200, on any machine
   {COMMAND} --arch sm_90 --dtype bfloat16 --frames 64 100
@@ -103,10 +106,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _frames(text: str) -> int:
-    frames = int(text)
-    if not 1 <= frames <= MAX_FRAMES:
-        raise argparse.ArgumentTypeError(f"kernels take clips of 1 to {MAX_FRAMES} frames, not {frames}")
-    return frames
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_FRAMES:
+        raise argparse.ArgumentTypeError(f"kernels take clips of 1 to {MAX_FRAMES} frames, not {text}")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace, folder: Path | None = None) -> int:

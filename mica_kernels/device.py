@@ -51,6 +51,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How matrix units take products of float32, as torch.set_float32_matmul_precision has it; one word for others."""
-    relaxed = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    """How matrix units take products of float32, as PyTorch's own do, however it was told so; one word for others."""
+    # torch.get_float32_matmul_precision is an error where it was told so by torch.backends.fp32_precision or its kin.
+    relaxed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return "tf32" if relaxed else "tf32x3"

@@ -48,6 +48,11 @@ def info_nce(
     the same on all. Every rank has to have as many rows, as samplers for distributed training see to; with
     TORCH_DISTRIBUTED_DEBUG=DETAIL, PyTorch says which has not, and without, it may wait for ever.
 
+    Raises:
+        TypeError, ValueError: as `mica_kernels.info_nce`, of the rank's own tensors, and before anything is sent; among
+            several ranks ValueError, too, where query and key differ in rows, labels or not.
+        RuntimeError: impl="triton" where no kernel serves; the message says why.
+
     >>> skeletons = texts = torch.eye(3)
     >>> info_nce(skeletons, texts, scale=100.0).item()  # no process group: as mica_kernels.info_nce
     0.0
@@ -98,10 +103,15 @@ def similarity_kl(
     Where the keys are the same on all ranks, as concepts are, `mica_kernels.similarity_kl` of each rank's rows is the
     loss to take: DistributedDataParallel's mean over ranks joins the batch. As many rows and keys on every rank.
 
+    Raises:
+        TypeError, ValueError: as `mica_kernels.similarity_kl`, of the rank's own tensors, and before anything is sent.
+        RuntimeError: impl="triton" where no kernel serves; the message says why.
+
     >>> clips = torch.eye(3)
     >>> similarity_kl(clips, clips, clips, clips, scale=5.0, teacher_scale=5.0).item()
     0.0
     """
+    op.check_similarity_kl(query, key, teacher_query, teacher_key, scale, teacher_scale)
     keys, teacher_keys = gather(key, group), gather(teacher_key, group)
     loss = op.similarity_kl(
         query, keys, teacher_query, teacher_keys, scale=scale, teacher_scale=teacher_scale, impl=impl

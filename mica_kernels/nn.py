@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mica_kernels import distributed
 from mica_kernels.contrastive.op import info_nce, similarity_kl
-from mica_kernels.spectral.op import spectral_gate
+from mica_kernels.spectral.op import SPARSITIES, spectral_gate
 
 if TYPE_CHECKING:  # shapes are for readers and type checkers; at run time PyTorch is enough
     from jaxtyping import Float, Int
@@ -32,7 +32,7 @@ class SpectralGate(nn.Module):
     start, so weight decay draws the threshold back to where it started and not to softplus(0) = 0.69.
     With sparsity=None nothing is switched off: there is no such parameter and `threshold` is None.
 
-    Raises ValueError where `groups` does not divide `channels`.
+    Raises ValueError where `groups` does not divide `channels`, for another `sparsity`, and for less than one frame.
 
     >>> gate = SpectralGate(channels=16, num_frames=50, num_joints=25, groups=4)
     >>> gate(torch.randn(2, 16, 50, 25)).shape
@@ -52,6 +52,10 @@ class SpectralGate(nn.Module):
         super().__init__()
         if groups < 1 or channels % groups:
             raise ValueError(f"groups must divide channels, got {groups} groups for {channels} channels")
+        if sparsity not in (*SPARSITIES, None):
+            raise ValueError(f"sparsity must be one of {', '.join(SPARSITIES)}, or None; got {sparsity!r}")
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         self.sparsity = sparsity
         identity = torch.tensor([1.0, 0.0])
         self.weight = nn.Parameter(identity.repeat(groups, num_frames // 2 + 1, num_joints, 1))
@@ -99,7 +103,13 @@ class _LearnedScale(nn.Module):
 class InfoNCELoss(_LearnedScale):
     """`mica_kernels.info_nce` with a learned inverse temperature.
 
-    gather: take the batches of all processes as one, see `mica_kernels.distributed.info_nce`.
+    Args:
+        symmetric: take the mean of the row loss and of the same over columns.
+        initial_scale: the inverse temperature at the start, in [1, max_scale].
+        max_scale: what it may not exceed.
+        gather: take the batches of all processes as one, see `mica_kernels.distributed.info_nce`.
+
+    Raises ValueError for an `initial_scale` out of bounds; `forward`, where `mica_kernels.info_nce` does.
 
     >>> loss = InfoNCELoss()
     >>> loss(torch.eye(4), torch.eye(4)).item() < 1e-4
@@ -140,8 +150,14 @@ class InfoNCELoss(_LearnedScale):
 class SimilarityKLLoss(_LearnedScale):
     """`mica_kernels.similarity_kl` with the student's inverse temperature learned, the teacher's fixed.
 
-    gather: take the batches and the keys of all processes as one, see `mica_kernels.distributed.similarity_kl`; not for
-    keys that are the same on all.
+    Args:
+        teacher_scale: the teacher's inverse temperature.
+        initial_scale: the student's at the start, in [1, max_scale].
+        max_scale: what the student's may not exceed.
+        gather: take the batches and the keys of all processes as one, see `mica_kernels.distributed.similarity_kl`; not
+            for keys that are the same on all.
+
+    Raises ValueError for an `initial_scale` out of bounds; `forward`, where `mica_kernels.similarity_kl` does.
 
     >>> loss = SimilarityKLLoss(teacher_scale=20.0, initial_scale=20.0)
     >>> round(loss(torch.eye(4), torch.eye(4), torch.eye(4), torch.eye(4)).item(), 6)

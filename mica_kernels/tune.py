@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -79,7 +80,13 @@ def saved() -> dict[str, Launch]:
     """What has been tuned, by GPU, operator and kind of signals."""
     if not file().is_file():
         return {}
-    return {key: Launch(**fields) for key, fields in json.loads(file().read_text()).items()}
+    try:
+        return {key: Launch(**fields) for key, fields in json.loads(file().read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        # Cut off, or of another version of this package: no reason that nothing should run.
+        problem = "cannot be read, so shipped configurations run; delete it, or tune again"
+        warnings.warn(f"{file()}: {problem} ({error})", stacklevel=1)  # so that it is shown once
+        return {}
 
 
 def _save(key: str, launch: Launch) -> None:

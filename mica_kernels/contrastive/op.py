@@ -167,6 +167,23 @@ def similarity_kl(
     >>> similarity_kl(clips, concepts, clips, concepts, scale=1.0, teacher_scale=5.0).item() > 0
     True
     """
+    tensors = (query, key, teacher_query, teacher_key)
+    check_similarity_kl(*tensors, scale, teacher_scale)
+    if choose("similarity_kl", *tensors, impl=impl).impl == "reference":
+        return reference.similarity_kl(*tensors, scale, teacher_scale)
+    scales = (_as_tensor(scale, query), _as_tensor(teacher_scale, query))
+    return torch.ops.mica_kernels.similarity_divergence(*tensors, *scales)[0].mean()
+
+
+def check_similarity_kl(
+    query: Tensor,
+    key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    scale: float | Tensor,
+    teacher_scale: float | Tensor,
+) -> None:
+    """What holds for every batch, joined from several ranks or not."""
     _check_pairs("query", query, "key", key)
     _check_pairs("teacher_query", teacher_query, "teacher_key", teacher_key)
     for name, student, teacher in (("query", query, teacher_query), ("key", key, teacher_key)):
@@ -176,11 +193,6 @@ def similarity_kl(
     check_same_device("query", query, teacher_query=teacher_query)
     check_scale("scale", scale)
     check_scale("teacher_scale", teacher_scale)
-    tensors = (query, key, teacher_query, teacher_key)
-    if choose("similarity_kl", *tensors, impl=impl).impl == "reference":
-        return reference.similarity_kl(*tensors, scale, teacher_scale)
-    scales = (_as_tensor(scale, query), _as_tensor(teacher_scale, query))
-    return torch.ops.mica_kernels.similarity_divergence(*tensors, *scales)[0].mean()
 
 
 def _check_pairs(query_name: str, query: Tensor, key_name: str, key: Tensor) -> None:

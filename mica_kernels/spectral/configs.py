@@ -176,7 +176,7 @@ def reduction(size: int) -> Variant:
 
 
 def variants(arch: str) -> Iterator[Variant]:
-    """Every shipped form for an architecture."""
+    """Every form that is built ahead for an architecture: neither tf32 nor, of the layouts, "far", which few need."""
     for dtype, size, direction, layout in product(DTYPES, SIZES, DIRECTIONS, LAYOUTS):
         shipped = launch(arch, dtype, size, direction, layout)
         runs = (RUN, 1) if direction == "backward" and layout == "flat" and shipped.step is None else (1,)

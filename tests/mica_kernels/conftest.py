@@ -23,6 +23,18 @@ from tests.mica_kernels import contrastive_cases
 from tests.mica_kernels.contrastive_cases import differentiate as of_loss
 from tests.mica_kernels.lanes import DEVICE, Poisoned, Results
 
+_TOLD: dict[str, tuple[Callable[[], None], str]] = {
+    "nothing": (lambda: None, "tf32x3"),
+    "highest": (lambda: torch.set_float32_matmul_precision("highest"), "tf32x3"),
+    "high": (lambda: torch.set_float32_matmul_precision("high"), "tf32"),
+    "medium": (lambda: torch.set_float32_matmul_precision("medium"), "tf32"),
+    "allow_tf32": (lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True), "tf32"),
+    "everywhere ieee": (lambda: setattr(torch.backends, "fp32_precision", "ieee"), "tf32x3"),
+    "everywhere tf32": (lambda: setattr(torch.backends, "fp32_precision", "tf32"), "tf32"),
+    "products ieee": (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"), "tf32x3"),
+    "products tf32": (lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"), "tf32"),
+}
+
 
 @pytest.fixture(scope="session")
 def within() -> Callable[..., None]:
@@ -109,6 +121,19 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Variant]:
 
         monkeypatch.setattr(family, "variant", record)
     return variants
+
+
+@pytest.fixture(params=_TOLD)
+def told(request: pytest.FixtureRequest) -> Iterator[str]:
+    """PyTorch is told how exactly to multiply float32, in each of the ways there are; what kernels then do."""
+    tell, precision = _TOLD[request.param]
+    tell()
+    yield precision
+    # Back to where a process starts, with nothing set in either way.
+    torch.backends.fp32_precision = "none"
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 def _differentiate(

@@ -358,6 +358,7 @@ def test_a_build_that_cannot_start_says_why(
         (["--arch", "sm_42"], "invalid choice: 'sm_42'"),
         (["--arch", "sm_90", "--dtype", "float64"], "invalid choice: 'float64'"),
         (["--arch", "sm_90", "--frames", "513"], "clips of 1 to 512 frames, not 513"),
+        (["--arch", "sm_90", "--frames", "ten"], "clips of 1 to 512 frames, not ten"),
         ([], "required: --arch"),
     ],
 )
@@ -366,6 +367,16 @@ def test_bad_arguments(arguments: list[str], problem: str, capsys: pytest.Captur
         __main__.main(["build", *arguments])
     assert stop.value.code == 2
     assert problem in capsys.readouterr().err
+
+
+def test_help_says_what_is_left_out(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        __main__.main(["build", "--help"])
+    text = capsys.readouterr().out
+    built = {str(value) for variant in build.shipped("sm_90") for _, value in variant.constants}
+    assert built.isdisjoint({"tf32", "far"})
+    for word in ("tf32", "2^31", "tuning"):
+        assert word in text
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture) -> None:

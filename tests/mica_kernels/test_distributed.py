@@ -142,10 +142,15 @@ def work(rank: int, world: int, folder: Path) -> None:
     )
     found["gathered"] = distributed.gather(torch.full((2, 1), rank))
     found["second"] = second(rank)
+    queries, keys, teacher = tensors["query"][mine], tensors["key"][mine], tensors["teacher_query"][mine]
     try:
-        distributed.info_nce(tensors["query"][mine], tensors["key"][mine][1:], scale=scale)
+        distributed.info_nce(queries, keys[1:], scale=scale)
     except ValueError as error:
         found["error"] = str(error)
+    try:
+        distributed.similarity_kl(queries, keys[1:], teacher, teacher, scale=scale, teacher_scale=2.0)
+    except ValueError as error:
+        found["KL error"] = str(error)
     torch.save(found, folder / f"{rank}.part")
     (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
     while not all((folder / f"{other}.pt").exists() for other in range(world)):
@@ -234,6 +239,12 @@ def test_gather_is_differentiable_twice(ranks: list[dict[str, Any]]) -> None:
 
 def test_as_many_keys_as_queries_on_a_rank(ranks: list[dict[str, Any]]) -> None:
     assert all("as many rows on every rank, got 5 and 4" in rank["error"] for rank in ranks)
+
+
+def test_errors_are_of_what_a_rank_has_given(ranks: list[dict[str, Any]]) -> None:
+    assert all(
+        "key and teacher_key must have as many rows, got 4 and 5" in rank["KL error"] for rank in ranks
+    )
 
 
 def test_one_process_needs_no_group() -> None:

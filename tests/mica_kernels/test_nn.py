@@ -51,6 +51,13 @@ def test_gate_refuses_groups_that_do_not_divide() -> None:
         SpectralGate(12, 16, 5)
 
 
+def test_gate_refuses_what_its_first_signals_would() -> None:
+    with pytest.raises(ValueError, match="sparsity must be one of joint, bin, or None; got 'bins'"):
+        SpectralGate(8, 16, 5, sparsity="bins")
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+        SpectralGate(8, 0, 5)
+
+
 def test_gate_survives_saving() -> None:
     first, second = SpectralGate(8, 16, 5), SpectralGate(8, 16, 5)
     torch.nn.init.normal_(first.weight)

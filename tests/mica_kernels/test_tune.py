@@ -69,6 +69,32 @@ def test_a_second_kind_joins_the_first() -> None:
     assert set(tune.saved()) == {"Card gate float32", "Card gate float16"}
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"Card gate float32": 5}',
+        '{"Card gate float32": {"columns": 64, "colour": "red"}}',
+        b"\xff",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*tuned.json")
+def test_a_file_that_cannot_be_read_stops_nothing(content: str | bytes) -> None:
+    tune.file().parent.mkdir()
+    tune.file().write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.warns(
+        UserWarning, match=r"tuned\.json: cannot be read, so shipped configurations run"
+    ) as caught:
+        assert [pick(), pick()] == [SHIPPED] * 2
+    assert len(caught) == 1
+    with tune.tuning():
+        assert pick() == FAST  # and a whole file takes its place
+    tune.saved.cache_clear()
+    assert pick() == FAST
+
+
 def test_a_cpu_has_nothing_to_tune() -> None:
     with tune.tuning():
         assert pick(device=torch.device("cpu")) == SHIPPED
