@@ -85,7 +85,7 @@ class Objectives(nn.Module):
         self.reads_text = class_texts is not None and max(config.modulation, config.inter) > 0
         self.reads_projections = max(config.intra, config.instance) > 0
         if not (self.reads_text or self.reads_projections):
-            hint = "give intra a positive weight, or, with text, inter or modulation"
+            hint = "give intra or instance a positive weight, or, with text, inter or modulation"
             raise InputError("no term is left to learn from", field="objectives", hint=hint)
         self.register_buffer("class_texts", class_texts, persistent=False)
         self.class_texts: Tensor | None
@@ -111,7 +111,9 @@ class Objectives(nn.Module):
 
         view1, view2: projections of two views of the same clips. skeleton: L2-normalised embeddings in the text's
         space, of either view or both; None without text. labels: the class whose prompts describe each of them.
-        draws: of the clips; chooses a wording for each of their views. keys: for `instance`.
+        draws: of the clips; chooses a wording for each of their views. keys: for `instance`, which is left out without.
+
+        Raises ValueError where that leaves no term, and where `cross_correlation_loss` does.
         """
         terms: dict[str, Tensor] = {}
         if self.config.intra > 0:
@@ -132,6 +134,8 @@ class Objectives(nn.Module):
                 extra_keys=keys.queue if len(keys.queue) else None,
                 symmetric=False,
             )
+        if not terms:
+            raise ValueError("instance is the only term, and needs keys: pass what a momentum encoder says")
         terms["loss"] = torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
         return terms
 

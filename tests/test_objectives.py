@@ -166,9 +166,15 @@ def test_without_text_only_intra_is_left() -> None:
 )
 def test_nothing_to_learn_from_is_refused(config: ObjectiveConfig, texts: Tensor | None) -> None:
     with pytest.raises(
-        InputError, match="field 'objectives': no term is left to learn from\n  hint: give intra"
+        InputError, match="field 'objectives': no term is left to learn from\n  hint: give intra or instance"
     ):
         Objectives(config, texts)
+
+
+def test_instance_alone_needs_keys() -> None:
+    objectives = Objectives(ObjectiveConfig(intra=0, instance=1), None)
+    with pytest.raises(ValueError, match="instance is the only term, and needs keys"):
+        run(objectives, skeleton=None)
 
 
 def test_gradients_reach_skeleton_views_and_scales_but_no_text() -> None:

@@ -37,7 +37,7 @@ class BaselineConfig:
         temperature: of the softmax over the queue.
         mine_after: share of the training after which AimCLR and CrosSCLR mine neighbours; published 150 of 300 epochs.
         neighbours: how many of them count as positives, of each query.
-        drop_above: attention from which AimCLR drops a joint or a frame of the feature map.
+        drop_above: attention from which AimCLR drops a joint or a cell (a joint in a frame) of the feature map.
         extreme: AimCLR's third view.
     """
 
@@ -195,7 +195,7 @@ class AimCLR(SkeletonCLR):
         with torch.autocast(view.device.type, self.precision, enabled=self.precision != torch.float32):
             maps = self.model.feature_map(view)
             kept = energy_drop(maps, self.config.drop_above)
-            return [in_full(self.model.pooled(each, len(view))) for each in (maps, kept)]
+            return [in_full(self.model.pooled(each, len(view), view.shape[4])) for each in (maps, kept)]
 
 
 class CrosSCLR(Method):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mica.models.frest import FreST
-from mica.models.stgcn import STGCN
+from mica.models.stgcn import STGCN, STGCNBlock
 from mica_kernels.spectral.reference import EPS, complex_bins, fourier_matrices
 
 
@@ -81,12 +81,11 @@ class DenseFreST(nn.Module):
         return y.flatten(1, 2)
 
 
-@torch.no_grad()
 def densify(encoder: STGCN, num_frames: int) -> None:
     """Put a `DenseFreST` in place of every FreST layer of an encoder that will see clips of `num_frames` alone."""
-    joints = encoder.layout.num_joints
-    x = torch.zeros(1, encoder.input_norm.num_features // joints, num_frames, joints)
+    frames = num_frames
     for index, block in enumerate(encoder.blocks):
-        if isinstance(block, FreST):
-            block = encoder.blocks[index] = DenseFreST(block, x.shape[2])
-        x = block(x)
+        if isinstance(block, STGCNBlock):
+            frames = (frames - 1) // block.stride + 1
+        elif isinstance(block, FreST):
+            encoder.blocks[index] = DenseFreST(block, frames)

@@ -50,11 +50,13 @@ def export_encoder(
     `mica.json` of a `.pt2`. Nothing is pickled. The graph is run and compared with the model before a file is written.
 
     Raises InputError for another suffix, an existing file, T < 1, and where the packages for ONNX are not installed;
-    RuntimeError where the graph does not do what the model does: no file is left then.
+    ValueError for a model without a card; RuntimeError where the graph does not do what the model does: no file is left
+    then.
     """
     out = refuse_existing(out, overwrite)
     if out.suffix not in _WRITERS:
         raise InputError(f"unknown kind of file '{out.suffix}'", file=out, hint="end it in .onnx or .pt2")
+    model.required_card("exported")
     content = _WRITERS[out.suffix](model, _frames(model, frames))
     with atomic_path(out, overwrite) as temporary:
         temporary.write_bytes(content)
@@ -65,6 +67,8 @@ def export_program(model: MICA, frames: int | None = None) -> ExportedProgram:
     """The graph that `export_encoder` writes, as `torch.export` gives it: ATen operators alone, on the CPU.
 
     Returns "features", and "embedding" of a model with text, for "x" (clips, 3, frames, joints, persons).
+
+    Raises InputError for T < 1, and ValueError where neither `frames` nor a card says what T is.
     """
     num_frames = _frames(model, frames)
     graph = _Graph(model, num_frames)
@@ -75,7 +79,8 @@ def export_program(model: MICA, frames: int | None = None) -> ExportedProgram:
 
 
 def _frames(model: MICA, frames: int | None) -> int:
-    frames = model.card.preprocessing.num_frames if frames is None else frames
+    if frames is None:
+        frames = model.required_card("exported unless told frames=").preprocessing.num_frames
     if frames < 1:
         raise InputError(f"{frames} frames, expected at least one", field="frames")
     return frames

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mica.skeleton import SkeletonLayout
 from mica_kernels import spectral_gate
 from mica_kernels.nn import SpectralGate
+from mica_kernels.spectral.reference import complex_bins
 
 Spatial = Literal["graph", "dft"]
 Start = Literal["identity", "random"]
@@ -37,7 +38,10 @@ class FreST(nn.Module):
         layout: the skeleton, for its graph.
         start: "identity", or "random": filters whose every coefficient is drawn, and a scale of 1.
 
-    Shape: (N, C, T, V) -> the same, any float dtype, any strides. Raises ValueError on another C or V.
+    Shape: (N, C, T, V) -> the same, any float dtype, any strides.
+
+    Raises ValueError for an unknown `start`, `spatial` or `sparsity`, `groups` that do not divide C, T < 1, and
+    spatial="graph" without a layout or with one of other joints; `forward`, for another C or V.
 
     Source: MICA (Sensors 2025, 25(21), 6532) names the block and its two principles; the layer is our reading of it.
 
@@ -73,7 +77,7 @@ class FreST(nn.Module):
         if start == "identity":
             nn.init.zeros_(self.norm.weight)
         else:
-            nn.init.normal_(self.gate.weight, std=math.sqrt(0.5))  # of each coefficient the mean square is 1
+            self._draw_filter()
         self.spatial_basis: Tensor | None
         if spatial is None:
             self.register_buffer("spatial_basis", None)
@@ -82,6 +86,14 @@ class FreST(nn.Module):
             basis = torch.from_numpy(spatial_basis(spatial, num_joints, layout))
             self.register_buffer("spatial_basis", basis, persistent=False)
             self.spatial_response = nn.Parameter(torch.ones(groups, num_joints))
+
+    @torch.no_grad()
+    def _draw_filter(self) -> None:
+        """Draw the filter: of each coefficient, complex or real, the mean square is 1."""
+        nn.init.normal_(self.gate.weight, std=math.sqrt(0.5))
+        real = ~complex_bins(self.num_frames, self.gate.weight.device)
+        self.gate.weight[..., 0][:, real] *= math.sqrt(2)
+        self.gate.weight[..., 1][:, real] = 0  # it would do nothing, and never learn
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
         if x.ndim != 4 or x.shape[1] != self.channels or x.shape[3] != self.num_joints:
@@ -104,7 +116,15 @@ class FreST(nn.Module):
         if threshold is not None and self.gate.sparsity == "bin":
             # The coefficient of a wave grows as sqrt(T) with the number of samples of the same clip.
             threshold = threshold * math.sqrt(num_frames / self.num_frames)
-        return resample_spectrum(self.gate.weight, num_frames), threshold
+        # More frames than it was made for repeat its last bin, which is complex there even where it was real here.
+        weight = self._acting_filter() if num_frames > self.num_frames else self.gate.weight
+        return resample_spectrum(weight, num_frames), threshold
+
+    def _acting_filter(self) -> Float[Tensor, "G F V 2"]:
+        """The filter without what does nothing: the imaginary part in the bins where spectra are real."""
+        has_both = complex_bins(self.num_frames, self.gate.weight.device)[:, None]
+        real, imaginary = self.gate.weight.unbind(-1)
+        return torch.stack([real, imaginary.masked_fill(~has_both, 0.0)], dim=-1)
 
     def joint_mixing(self) -> Float[Tensor, "G V V"]:
         """What scales the spatial frequencies, as a matrix over the joints: x @ it. Needs a spatial basis."""
@@ -139,7 +159,7 @@ class FreST(nn.Module):
         "kept": of the channels in which a joint of a clip moves at all, the share that the gate lets pass, (clips,
         joints), in [0, 1].
         """
-        out = {"filter": torch.linalg.vector_norm(self.gate.weight, dim=-1).mean(0).T}
+        out = {"filter": torch.linalg.vector_norm(self._acting_filter(), dim=-1).mean(0).T}
         if x is not None:
             filtered, gated = self.filter(x, gated=False), self.filter(x)
             active, passed = (signal.abs().amax(2).gt(0).sum(1) for signal in (filtered, gated))

@@ -58,17 +58,17 @@ class MICA(nn.Module, ModelHubMixin):
     def features(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "N features"]:
         """Pooled features, the mean over the persons: what evaluations use."""
         # len(x) would be a constant of an exported program.
-        return self.pooled(self.feature_map(x), x.shape[0])
+        return self.pooled(self.feature_map(x), x.shape[0], x.shape[4])
 
     def feature_map(self, x: Float[Tensor, "N C T V M"]) -> Float[Tensor, "NM width T_out V"]:
         """What the encoder says of each person of each clip."""
         return self.encoder(rearrange(x, "n c t v m -> (n m) c t v"))
 
     def pooled(
-        self, feature_map: Float[Tensor, "NM width T_out V"], clips: int
+        self, feature_map: Float[Tensor, "NM width T_out V"], clips: int, persons: int
     ) -> Float[Tensor, "N features"]:
-        """The features that a feature map of so many clips gives."""
-        return rearrange(self.pool(feature_map), "(n m) d -> n m d", n=clips).mean(1)
+        """The features that a feature map of so many clips of so many persons gives."""
+        return rearrange(self.pool(feature_map), "(n m) d -> n m d", n=clips, m=persons).mean(1)
 
     def embed(self, features: Float[Tensor, "N features"]) -> Float[Tensor, "N D"]:
         """s: where skeletons meet text, L2-normalised. Raises RuntimeError in a model without text."""
@@ -79,6 +79,12 @@ class MICA(nn.Module, ModelHubMixin):
     def project(self, features: Float[Tensor, "N features"]) -> Float[Tensor, "N D"]:
         """z: where two views of a clip are compared; not normalised (`intra` standardises each feature)."""
         return self.projector(features)
+
+    def required_card(self, done: str) -> ModelCard:
+        """The card, without which a model cannot be, say, "saved". Raises ValueError where there is none."""
+        if "card" not in vars(self):
+            raise ValueError(f"a model that ModelCard.build did not make has no card, and cannot be {done}")
+        return self.card
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's passes keywords on to __init__
@@ -119,10 +125,9 @@ class MICA(nn.Module, ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write weights, description and README.md, each whole or not at all: what `save_pretrained` calls."""
-        if "card" not in vars(self):
-            raise ValueError("a model that ModelCard.build did not make has no card, and cannot be saved")
+        card = self.required_card("saved")
         write_weights(save_directory, self)
-        self.card.write(save_directory)
+        card.write(save_directory)
         write_readme(save_directory / README, self._current_readme())
 
     def _current_readme(self) -> str:

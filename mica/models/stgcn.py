@@ -47,7 +47,8 @@ class EncoderConfig:
     """The skeleton encoder.
 
     Args:
-        preset: "stgcn" (the peers'), "stgcn-64" (four times as wide), "stgcn-small" (for CPUs and small sets).
+        preset: "stgcn" (the peers'), "stgcn-64" (four times as wide but for its last block), "stgcn-small"
+            (for CPUs and small sets).
         frest: put a FreST layer behind every block.
         groups: channel groups with a spectral filter of their own.
         sparsity: what the gate switches off: a "joint" of a clip, a frequency "bin" of a joint, or null for nothing.
@@ -85,6 +86,9 @@ class STGCN(nn.Module):
         inputs: what is made of the clip first, as of `EncoderConfig`: each takes `in_channels` of the input.
         start: of the FreST layers.
         temporal_kernel: frames that a temporal convolution sees, an odd number; None for the preset's.
+
+    Raises ValueError for an unknown preset, inputs that are unknown, repeated or none, and an even temporal kernel, and
+    where `FreST` does; `forward`, for another number of joints.
 
     Source: Yan et al., AAAI 2018 (arXiv 1801.07455), as AimCLR reduces it; FreST in each block as in MICA.
 
@@ -157,7 +161,15 @@ class STGCN(nn.Module):
 
 
 class GraphConv(nn.Module):
-    """Graph convolution with a learned importance for each edge: sum over k of (W_k x + b_k) (A_k * E_k)."""
+    """Graph convolution with a learned importance for each edge: sum over k of (W_k x + b_k) (A_k * E_k).
+
+    Args:
+        adjacency: A, a matrix for each of K kinds of neighbours.
+
+    Shape: (N, C, T, V) -> (N, C_out, T, V).
+
+    Source: ST-GCN, Yan et al., AAAI 2018 (arXiv 1801.07455).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, adjacency: Float[Tensor, "K V V"]) -> None:
         super().__init__()
@@ -177,11 +189,18 @@ class GraphConv(nn.Module):
         assert self.conv.bias is not None
         bias = rearrange(self.conv.bias, "(k o) -> k o", k=len(neighbours)).to(x.dtype)
         out = F.linear(gathered, weight).add_(neighbours.sum(1).T @ bias)
-        return rearrange(out, "(n t) w c -> n c t w", n=x.shape[0])
+        return rearrange(out, "(n t) w c -> n c t w", n=x.shape[0], t=x.shape[2])
 
 
 class TemporalConv(nn.Conv2d):
-    """Convolution over frames, joint by joint: (N, C, T, V) -> (N, C_out, T_out, V)."""
+    """Convolution over `kernel` frames, an odd number, joint by joint, zeros before and after the clip.
+
+    Shape: (N, C, T, V) -> (N, C, (T - 1) // stride + 1, V).
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+        # No other choice of a convolution's: the way over joints below knows of none.
+        super().__init__(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0))
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_out T_out V"]:
         if x.device.type != "cpu" or not self.training or self.out_channels < WIDE:
@@ -198,11 +217,23 @@ class TemporalConv(nn.Conv2d):
 def laid_out(x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
     """x in channels_last memory, and its gradient too, in whatever layout that comes: mixed layouts are slow."""
     rows = rearrange(x, "n c t v -> (n t v) c")
-    return rearrange(rows, "(n t v) c -> n c t v", n=x.shape[0], v=x.shape[3])
+    return rearrange(rows, "(n t v) c -> n c t v", n=x.shape[0], t=x.shape[2], v=x.shape[3])
 
 
 class STGCNBlock(nn.Module):
-    """Graph convolution over joints, then a convolution over frames, with a residual around both."""
+    """Graph convolution over joints, then a convolution over frames, with a residual around both.
+
+    Args:
+        adjacency: of `GraphConv`.
+        temporal_kernel: frames that the second convolution sees, an odd number.
+        stride: of the second convolution.
+        residual: whether there is one; where width or length change it is a convolution of one frame and joint.
+        dropout: share of features dropped behind the second convolution.
+
+    Shape: (N, C, T, V) -> (N, C_out, (T - 1) // stride + 1, V).
+
+    Source: ST-GCN, Yan et al., AAAI 2018 (arXiv 1801.07455).
+    """
 
     def __init__(
         self,
@@ -215,13 +246,12 @@ class STGCNBlock(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
+        self.stride = stride
         self.graph = GraphConv(in_channels, out_channels, adjacency)
         self.temporal = nn.Sequential(
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
-            TemporalConv(
-                out_channels, out_channels, (temporal_kernel, 1), (stride, 1), ((temporal_kernel - 1) // 2, 0)
-            ),
+            TemporalConv(out_channels, temporal_kernel, stride),
             nn.BatchNorm2d(out_channels),
             nn.Dropout(dropout),
         )

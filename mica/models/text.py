@@ -60,6 +60,8 @@ def load_text_encoder(name: str, path: str | os.PathLike[str] | None = None) -> 
     """
     if path is not None:
         directory = Path(path)
+        if not directory.is_dir():
+            raise InputError("no such directory", file=directory, hint=_advice(name))
     elif name in SOURCES:
         directory = find_weights(name)
     else:
@@ -68,13 +70,16 @@ def load_text_encoder(name: str, path: str | os.PathLike[str] | None = None) -> 
             known = ", ".join(SOURCES)
             raise InputError(f"no text encoder '{name}', and no such directory", hint=f"known: {known}")
     if not has_model(directory):
-        advice = SOURCES[name].advice() if name in SOURCES else "write them with `save_pretrained`"
-        raise InputError("no config.json or no weights in this directory", file=directory, hint=advice)
+        raise InputError("no config.json or no weights in this directory", file=directory, hint=_advice(name))
     model_type = read_json(directory / "config.json").get("model_type", "")
     family = ClipTextEncoder if model_type.startswith("clip") else SentenceEncoder
     if name in SOURCES and (name == "clip") != (family is ClipTextEncoder):
         raise InputError(f"this directory holds a model of type '{model_type}', not {name}", file=directory)
     return family(name if name in SOURCES else directory.resolve().name, directory)
+
+
+def _advice(name: str) -> str:
+    return SOURCES[name].advice() if name in SOURCES else "write it with `save_pretrained`"
 
 
 def embed_texts(

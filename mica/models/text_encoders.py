@@ -17,9 +17,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mica.errors import InputError
-from mica.models.text_weights import fingerprint, read_json
+from mica.models.text_weights import MODULES, fingerprint, read_json, read_modules
 
 BATCH_SIZE = 64
+
+_SUPPORTED = ("Transformer", "Pooling", "Normalize")
+"""Modules of sentence-transformers that `SentenceEncoder` does the work of."""
+
+_MEAN = {"pooling_mode_mean_tokens": True, "pooling_mode": "mean"}
+"""Settings of a pooling that takes the mean and nothing else, whose other modes are false."""
 
 
 class FrozenTextEncoder(ABC):
@@ -100,13 +106,22 @@ class ClipTextEncoder(FrozenTextEncoder):
 
 
 class SentenceEncoder(FrozenTextEncoder):
-    """A sentence-transformers model with mean pooling, run without that library."""
+    """A sentence-transformers model with mean pooling, run without that library.
+
+    Raises InputError for another pooling, alone or beside the mean, and for further modules, such as `Dense`.
+    """
 
     def __init__(self, name: str, directory: Path) -> None:
         super().__init__(name, directory)
-        pooling = directory / "1_Pooling" / "config.json"
-        if pooling.exists() and not read_json(pooling).get("pooling_mode_mean_tokens", True):
-            raise InputError("only mean pooling is supported", file=pooling, field="pooling_mode_mean_tokens")
+        poolings = ["1_Pooling"]
+        if (listed := directory / MODULES).exists():
+            modules = read_modules(listed)
+            for kind, _ in modules:
+                if kind not in _SUPPORTED:
+                    raise InputError(f"only {', '.join(_SUPPORTED)} are supported, not {kind}", file=listed)
+            poolings = [folder for kind, folder in modules if kind == "Pooling"]
+        for folder in poolings:
+            _refuse_other_pooling(directory / folder / "config.json")
 
     @property
     def width(self) -> int:
@@ -129,6 +144,13 @@ class SentenceEncoder(FrozenTextEncoder):
         hidden = self._model(**tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _refuse_other_pooling(file: Path) -> None:
+    """Of several poolings at once, sentence-transformers puts the results side by side."""
+    for name, value in (read_json(file) if file.exists() else {}).items():
+        if name.startswith("pooling_mode") and value != _MEAN.get(name, False):
+            raise InputError("only mean pooling is supported, with nothing beside it", file=file, field=name)
 
 
 def _transformers() -> Any:

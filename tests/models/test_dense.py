@@ -80,3 +80,14 @@ def test_an_encoder_keeps_its_outputs_at_the_length_that_was_named() -> None:
     assert not encoder.frest_layers
     assert sum(isinstance(block, DenseFreST) for block in encoder.blocks) == 4
     torch.testing.assert_close(encoder(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_lengths_are_counted_and_no_clip_is_run(training: bool) -> None:
+    encoder = STGCN(LAYOUT, "stgcn", num_frames=16).train(training)
+    before = {name: value.clone() for name, value in encoder.state_dict().items() if "running" in name}
+    densify(encoder, 11)
+    after = encoder.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    lengths = [block.synthesis.shape[0] for block in encoder.blocks if isinstance(block, DenseFreST)]
+    assert lengths == [11] * 4 + [6] * 3 + [3] * 3

@@ -226,6 +226,23 @@ def test_existing_files_stay(tmp_path: Path) -> None:
     assert zipfile.is_zipfile(file)
 
 
+def test_a_model_without_a_card(tmp_path: Path) -> None:
+    model = trained(WITHOUT)
+    del model.card
+    with pytest.raises(ValueError, match=r"did not make has no card, and cannot be exported$"):
+        export_encoder(model, tmp_path / "encoder.pt2", frames=13)
+    with pytest.raises(ValueError, match="has no card, and cannot be exported unless told frames="):
+        export_program(model)
+    x = clips(model, 13, 2, 1)
+    torch.testing.assert_close(
+        export_program(model, 13).module()(x)[0], eager(model, x)[0], atol=1e-5, rtol=1e-4
+    )
+    with pytest.raises(ValueError, match="has no card, and cannot be saved"):
+        model.save_pretrained(tmp_path / "saved")
+
+
 def test_no_frames(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="field 'frames': 0 frames, expected at least one"):
         export_encoder(trained(JOINT), tmp_path / "encoder.onnx", frames=0)
+    with pytest.raises(InputError, match="field 'frames': -1 frames, expected at least one"):
+        export_program(trained(JOINT), -1)

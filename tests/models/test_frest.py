@@ -92,10 +92,22 @@ def test_a_random_start_has_filters_of_unit_power_and_counts_from_the_first_step
     frest = FreST(64, 64, V, groups=64, layout=LAYOUT, start="random")
     power = frest.gate.weight.detach().square().sum(-1)
     assert power.mean().item() == pytest.approx(1, abs=0.02)
-    assert power.std().item() == pytest.approx(1, abs=0.05)  # exponential, as of a complex normal variable
+    assert power[:, 1:-1].std().item() == pytest.approx(
+        1, abs=0.05
+    )  # exponential, as of a complex normal variable
     assert torch.equal(frest.norm.weight, torch.ones(64))
     x = torch.randn(2, 64, 64, V)
     assert (frest(x) - x).std().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 8])
+def test_a_random_start_draws_nothing_that_cannot_learn(frames: int) -> None:
+    torch.manual_seed(0)
+    frest = FreST(64, frames, V, groups=64, layout=LAYOUT, sparsity=None, start="random")
+    power = frest.gate.weight.detach().square().sum(-1)
+    torch.testing.assert_close(power.mean((0, 2)), torch.ones(frames // 2 + 1), atol=0.15, rtol=0)
+    frest.filter(signal(frames, channels=64)).square().sum().backward()
+    assert torch.equal(frest.gate.weight.ne(0), frest.gate.weight.grad.ne(0))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 20, 25])
@@ -147,6 +159,22 @@ def test_more_frames_repeat_the_highest_frequency() -> None:
     spectrum = torch.fft.rfft(x, dim=2)
     spectrum[:, :, :4] = 0
     torch.testing.assert_close(frest.filter(x), 2 * torch.fft.irfft(spectrum, n=20, dim=2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("built", [1, 7, 8])
+@pytest.mark.parametrize("more", [1, 2, 9])
+def test_what_did_nothing_does_nothing_at_more_frames(built: int, more: int) -> None:
+    frest = layer(built, groups=2, sparsity=None)
+    x, weight = signal(built + more), frest.gate.weight
+    assert torch.equal(frest.gate_at(built)[0], weight)
+    before = frest.filter(x)
+    with torch.no_grad():
+        for real in {0, built // 2} if built % 2 == 0 else {0}:
+            weight[:, real, :, 1] += 5
+    assert torch.equal(frest.filter(x), before)
+    with torch.no_grad():
+        weight[:, -1] += 5
+    assert not torch.allclose(frest.filter(x), before, atol=0.1)
 
 
 def test_memory_format_does_not_matter() -> None:
@@ -254,6 +282,7 @@ def test_gate_map_shows_what_is_kept() -> None:
     with torch.no_grad():
         frest.gate.weight[0, 3, 5] = torch.tensor([3.0, 4.0])
         frest.gate.threshold_offset[0, 7] = 1000.0  # joint 7 never passes in the first half of the channels
+        frest.gate.weight[:, [0, 8], :, 1] = 7.0  # does nothing: spectra are real there
     x = signal()
     x[1, :, :, 2] = 0  # joint 2 of clip 1 does not move
     shown = frest.gate_map(x)
@@ -303,6 +332,8 @@ def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         ({"layout": None}, 'spatial="graph" needs the skeleton'),
         ({"layout": get_layout("ntu-25")}, "layout ntu-25 has 25 joints, the layer 20"),
         ({"spatial": "wavelet"}, 'spatial must be "graph", "dft" or None, got \'wavelet\''),
+        ({"sparsity": "bins"}, "sparsity must be one of joint, bin, or None; got 'bins'"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"start": "zero"}, "start must be one of identity, random; got 'zero'"),
     ],
 )

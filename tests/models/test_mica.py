@@ -46,6 +46,16 @@ def test_clips_do_not_mix() -> None:
     torch.testing.assert_close(mica.features(x)[1:2], mica.features(x[1:2]), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["parts", "mean"])
+@pytest.mark.parametrize("persons", [1, 2])
+def test_no_clips(persons: int, pooling: str) -> None:
+    mica = model(pooling=pooling)
+    features = mica.features(clips(persons, n=0))
+    assert features.shape == (0, mica.num_features)
+    assert mica.embed(features).shape == (0, 12)
+    assert mica.project(features).shape == (0, 10)
+
+
 def test_embeddings_have_unit_length_and_projections_do_not() -> None:
     mica = model()
     features = mica.features(clips())

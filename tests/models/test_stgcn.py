@@ -73,10 +73,10 @@ def test_graph_conv_is_the_peers(c_in: int, c_out: int, memory_format: torch.mem
 @pytest.mark.parametrize("width", [WIDE // 2, WIDE])
 def test_temporal_conv_is_a_convolution(width: int, stride: int, memory_format: torch.memory_format) -> None:
     torch.manual_seed(0)
-    layer = TemporalConv(width, width, (5, 1), (stride, 1), (2, 0)).double()
+    layer = TemporalConv(width, kernel=5, stride=stride).double()
     x = torch.randn(2, width, 7, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
     x.requires_grad_()
-    expected = nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
+    expected = nn.functional.conv2d(x, layer.weight, layer.bias, (stride, 1), (2, 0))
     out = layer(x)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
     assert torch.equal(layer.eval()(x), expected)
@@ -85,6 +85,19 @@ def test_temporal_conv_is_a_convolution(width: int, stride: int, memory_format: 
     ours, theirs = (torch.autograd.grad((result * probe).sum(), wanted) for result in (out, expected))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("choice", ["dilation", "groups", "padding_mode"])
+def test_temporal_conv_takes_no_choice_that_one_of_its_ways_would_forget(choice: str) -> None:
+    with pytest.raises(TypeError, match=choice):
+        TemporalConv(WIDE, kernel=5, **{choice: 2})
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("inputs", [["joint"], ["joint", "bone", "motion"]])
+def test_no_clips(inputs: list[Stream], training: bool) -> None:
+    encoder = small(inputs=inputs).train(training)
+    assert encoder(clips(n=0)).shape == (0, 128, 4, 20)
 
 
 def test_gradients_are_channels_last_whatever_layout_they_come_in() -> None:

@@ -353,12 +353,89 @@ def test_the_wrong_family_is_refused(sentence_model: Path, clip_model: Path) -> 
         load_text_encoder("minilm", path=clip_model)
 
 
-def test_pooling_other_than_the_mean_is_refused(tmp_path: Path) -> None:
-    folder = save_sentence_model(tmp_path / "bert")
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": false}')
+@pytest.mark.parametrize("name", ["clip", "minilm", "mine"])
+def test_a_directory_that_is_not_there_is_said_to_be_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="nowhere: no such directory"):
+        load_text_encoder(name, path=tmp_path / "nowhere")
+
+
+def stacked(folder: Path, *modules: str) -> Path:
+    """Write what sentence-transformers makes of a model: the names of its modules, each in a folder of its own."""
+    listed = [
+        {
+            "idx": place,
+            "name": str(place),
+            "path": f"{place}_{kind.split('.')[-1]}" if place else "",
+            "type": kind,
+        }
+        for place, kind in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    return folder
+
+
+def pooled(folder: Path, place: str = "1_Pooling", **modes: object) -> Path:
+    (folder / place).mkdir()
+    settings = {"word_embedding_dimension": WIDTH, **modes}
+    (folder / place / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        {"pooling_mode_mean_tokens": False},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+        {"pooling_mode_lasttoken": True},
+        {"pooling_mode": "cls"},
+    ],
+    ids=str,
+)
+def test_pooling_other_than_the_mean_is_refused(tmp_path: Path, modes: dict[str, object]) -> None:
+    folder = pooled(save_sentence_model(tmp_path / "bert"), **modes)
     with pytest.raises(InputError, match="only mean pooling"):
         load_text_encoder(str(folder))
+
+
+def test_pooling_is_looked_for_where_the_modules_are_listed(tmp_path: Path) -> None:
+    kinds = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Normalize", "Pooling")]
+    folder = pooled(
+        stacked(save_sentence_model(tmp_path / "bert"), *kinds), "2_Pooling", pooling_mode_cls_token=True
+    )
+    with pytest.raises(InputError, match=r"2_Pooling.*only mean pooling"):
+        load_text_encoder(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers.models.Dense", "custom_code.Transformer"])
+def test_modules_that_would_be_skipped_are_refused(tmp_path: Path, kind: str) -> None:
+    kinds = ("sentence_transformers.models.Transformer", "sentence_transformers.models.Pooling", kind)
+    folder = stacked(save_sentence_model(tmp_path / "bert"), *kinds)
+    with pytest.raises(
+        InputError, match=rf"modules\.json: only .* are supported, not .*{kind.split('.')[-1]}"
+    ):
+        load_text_encoder(str(folder))
+
+
+@pytest.mark.parametrize("content", ["{", "5", '["Dense"]', '[{"idx": 0}]', '[{"type": 5, "path": ""}]'])
+def test_damaged_modules_are_named(tmp_path: Path, content: str) -> None:
+    folder = save_sentence_model(tmp_path / "bert")
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(InputError, match=r"modules\.json"):
+        load_text_encoder(str(folder))
+
+
+@pytest.mark.parametrize("package", ["models", "sentence_transformer.modules"])
+def test_mean_pooling_needs_no_settings_and_moves_no_cache(tmp_path: Path, package: str) -> None:
+    folder = save_sentence_model(tmp_path / "bert")
+    before = load_text_encoder(str(folder))
+    fingerprint = before.fingerprint
+    kinds = [f"sentence_transformers.{package}.{kind}" for kind in ("Transformer", "Pooling", "Normalize")]
+    after = load_text_encoder(str(stacked(folder, *kinds)))
+    assert after.fingerprint == fingerprint
+    assert torch.equal(after.encode(TEXTS), before.encode(TEXTS))
+    pooled(folder, pooling_mode_mean_tokens=True, pooling_mode_cls_token=False, pooling_mode="mean")
+    assert torch.equal(load_text_encoder(str(folder)).encode(TEXTS), before.encode(TEXTS))
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
