@@ -21,6 +21,16 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> Path:
     return path
 
 
+def output_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """As `refuse_existing`, of what becomes a file: a folder of that name is refused even if `overwrite`."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            "is a folder, expected a file to write", file=path, hint="name a file, in it or elsewhere"
+        )
+    return refuse_existing(path, overwrite)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it takes that name, on failure it vanishes.
@@ -31,7 +41,7 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
     ...     Path(folder, "a.txt").read_text()
     'whole or not at all'
     """
-    path = refuse_existing(path, overwrite)
+    path = output_file(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -136,6 +136,31 @@ def test_prepare_refuses_an_existing_output(
     refused(place, capsys, f"prepare {dataset} --out set.arrow", "set.arrow", "exists already", "--overwrite")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prepare nw-ucla --raw raw --out folder",
+        "prepare synthetic --out folder",
+        "convert --data tiny.arrow --to-layout kinect-20 --out folder",
+        "export ctr-gcn --data tiny.arrow --out folder",
+        "inspect tiny.arrow --clip 0 --out folder.gif",
+        "embed --model run --data tiny.arrow --out folder.npz",
+        "report --run run --data tiny.arrow --out folder",
+        "report --run run other --out folder",
+    ],
+)
+def test_a_folder_is_no_file_to_overwrite(
+    place: Path, capsys: pytest.CaptureFixture[str], tiny_store: Store, tiny_run: Path, command: str
+) -> None:
+    for name in ("raw", "folder", "folder.gif", "folder.npz"):
+        (place / name).mkdir()
+    raw_json(cut=200)(place / "raw")  # not looked at
+    for name in ("run", "other"):
+        shutil.copytree(tiny_run, place / name)
+    shutil.copy(tiny_store.path, place / "tiny.arrow")
+    refused(place, capsys, f"{command} --overwrite", "folder", "is a folder, expected a file")
+
+
 def test_a_failing_overwrite_keeps_the_old_store(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "raw").mkdir()
     raw_json(cut=200)(place / "raw")
@@ -165,6 +190,7 @@ BAD_SETTINGS: list[tuple[str, tuple[str, ...]]] = [
     ("--optimizer.batch_size 0", ("field 'optimizer.batch_size'",)),
     ("--optimizer.batch_size 1", ("field 'optimizer.batch_size'",)),
     ("--optimizer.batch_size 4000", ("tiny.arrow", "field 'optimizer.batch_size'", "48 clips", "4000")),
+    ("--optimizer.batch_size 49", ("48 clips", "give a smaller one, --optimizer.batch_size 32")),
     ("--optimizer.lr -1", ("field 'optimizer.lr'",)),
     ("--optimizer.warmup_epochs -1", ("field 'optimizer.warmup_epochs'",)),
     ("--preprocessing.num_frames 0", ("field 'preprocessing.num_frames'",)),

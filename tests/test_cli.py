@@ -187,7 +187,7 @@ def test_doctor_prints_its_report(capsys: pytest.CaptureFixture[str]) -> None:
         ("prepare folder --help", ("--layout", "--units", "millimetres", "--frame-rate", "docs/own-data.md")),
         ("inspect --help", ("--clip", "FILE.gif", "FILE.html")),
         ("convert --help", ("--to-layout", "--data")),
-        ("export --help", ("ctr-gcn,pyskl", "--protocol")),
+        ("export --help", ("ctr-gcn,pyskl", "--protocol", "--frames")),
         ("layouts --help", ("--out",)),
         (
             "evaluate --help",
@@ -256,6 +256,29 @@ def test_installed_entry_point(tmp_path: Path) -> None:
         "  hint: give the folder of the raw files, or a zip of it",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    """As behind `| head -1`."""
+    code = "import sys; from mica.cli import main; main(sys.argv[1:])"
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "layouts"],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_frames_of_an_export(tiny_store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    main(["export", "ctr-gcn", "--data", str(tiny_store.path), "--out", str(out), "--frames", "15"])
+    with np.load(out) as content:
+        assert content["x_test"].shape[:2] == (64, 15)
 
 
 def test_what_fine_tuning_is_told(tiny_run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -36,7 +37,24 @@ PRETRAIN = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `mica` with `argv`; exits with status 2 on bad input, without a traceback."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with _while_someone_reads():
+        _main(list(sys.argv[1:] if argv is None else argv))
+
+
+@contextmanager
+def _while_someone_reads() -> Iterator[None]:
+    """End quietly where what we print goes to a program that has gone, as `head` does once it has seen enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # else Python does so on its way out, and complains
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _main(arguments: list[str]) -> None:
     try:
         run(make_parser(arguments).parse_args(_with_recipe_files(arguments)))
     except InputError as error:
@@ -46,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         problem = " ".join(str(error).split())
         print(f"mica: error: {problem}\n  hint: add --help to see what is accepted", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"mica: error: {error}", file=sys.stderr)
         sys.exit(2)

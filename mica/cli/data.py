@@ -157,6 +157,9 @@ def _export_parser() -> ArgumentParser:
     parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="the .npz or .pkl to write")
     parser.add_argument("--protocol", type=str, default="cross-subject", help="what divides train and test")
+    parser.add_argument(
+        "--frames", type=int, default=300, help="of ctr-gcn: frames that each clip is filled up to with zeros"
+    )
     parsers.add_overwrite(parser)
     return parser
 
@@ -199,7 +202,8 @@ def export(options: Namespace) -> None:
     from mica.data.store import Store
 
     store = Store.open(options.data)
-    export(store, options.format, options.out, protocol=options.protocol, overwrite=options.overwrite)
+    how = {"protocol": options.protocol, "frames": options.frames, "overwrite": options.overwrite}
+    export(store, options.format, options.out, **how)
     print(f"{options.format}: {options.out}")
 
 

@@ -36,6 +36,8 @@ class Clip:
 
 
 PARTS = ("train", "validation", "test")
+MOST_PERSONS = 2
+"""How many persons of a clip are used, the first ones; a store may hold more."""
 
 
 @dataclass(frozen=True)

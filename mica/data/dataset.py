@@ -11,11 +11,10 @@ from jaxtyping import Float32, Int, Int64
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mica.data.clip import MOST_PERSONS
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.transforms.sampling import Preprocessing, prepare
-
-MOST_PERSONS = 2
 
 
 class Item(TypedDict):
@@ -67,7 +66,11 @@ class SkeletonDataset(Dataset[Item]):
         return {"x": batch["x"][0], "label": int(batch["label"]), "index": int(batch["index"])}
 
     def __getitems__(self, chosen: Sequence[int]) -> RaggedBatch:
-        """Read the clips at these places of the dataset as recorded; persons past the two most moving are left out."""
+        """Read the clips at these places of the dataset as recorded; persons past the first two are left out.
+
+        Which these are, the reader of the raw files decides: of NTU RGB+D those who move most, else those who come
+        first in the file.
+        """
         index = self.indices[np.asarray(chosen)]
         lengths = self.store.frames[index]
         keypoints = np.empty((lengths.sum(), self.persons, self.store.layout.num_joints, 3), np.float32)

@@ -70,7 +70,10 @@ def export(
 
 
 def _write_ctr_gcn(store: Store, division: Split, file: Path, frames: int) -> None:
-    hint = "raise `frames` to that of the longest clip, and the peers' window with it"
+    if frames < 1:
+        raise InputError(f"{frames} frames a clip, expected at least 1", field="frames")
+    longest = store.frames[np.concatenate([division.train, division.test])].max()
+    hint = f"--frames {longest} is enough for all clips; the peers' window has to grow with it"
     _refuse(store, division, store.frames > frames, f"more than {frames} frames", hint)
     width, classes = PERSONS * store.layout.num_joints * 3, len(store.info.class_names)
     arrays = {}

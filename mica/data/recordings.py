@@ -14,6 +14,10 @@ from typing import Protocol
 from mica.errors import InputError
 
 
+class Unreadable(InputError):
+    """A file could not be read at all: what it holds is not known, and another try may succeed."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """One raw file: its path within the source, with forward slashes, its size in bytes, and a stamp that
@@ -36,11 +40,14 @@ class Source(Protocol):
     def root(self) -> Path: ...
 
     def list(self, *suffixes: str) -> list[Recording]:
-        """Return the files anywhere below that end in one of `suffixes`, whatever their case, sorted by path."""
+        """Return the files anywhere below that end in one of `suffixes`, whatever their case, sorted by path.
+
+        Raises `InputError` for a folder that cannot be looked into, and for a link to nowhere among the files.
+        """
         ...
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file; `InputError` if it cannot be read whole."""
+        """Return the content of a file; `InputError` if it is damaged, `Unreadable` if it cannot be read."""
         ...
 
     def where(self, path: str) -> str:
@@ -79,7 +86,7 @@ class Folder:
 
     def list(self, *suffixes: str) -> list[Recording]:
         found = []
-        for folder, _, names in os.walk(self.root, followlinks=True):
+        for folder, _, names in os.walk(self.root, onerror=_refuse_folder, followlinks=True):
             for name in names:
                 if name.lower().endswith(suffixes) and not name.startswith("."):
                     found.append(_recording(Path(folder, name), self.root))
@@ -96,7 +103,11 @@ class Folder:
         return _zip(archive).read(inside) if inside and _is_zip(archive) else _read_bytes(self.root / path)
 
     def _archives(self) -> Iterator[str]:
-        return (entry.name for entry in self.root.iterdir() if _is_zip(entry))
+        for entry in self.root.iterdir():
+            if _is_zip(entry):
+                yield entry.name
+            elif entry.suffix.lower() == ".zip" and entry.is_symlink():
+                _recording(entry, self.root)  # refused where it leads nowhere
 
     def where(self, path: str) -> str:
         return str(self.root / path)
@@ -140,6 +151,8 @@ class Zip:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             hint = "fetch the archive again, or unpack it with another program and give the folder"
             raise InputError(f"cannot be unpacked: {error}", file=self.where(path), hint=hint) from error
+        except OSError as error:
+            raise _unreadable(error, self.where(path)) from error
 
     def where(self, path: str) -> str:
         return f"{self.root}/{path}"
@@ -150,6 +163,8 @@ class Zip:
             return zipfile.ZipFile(self.root)
         except zipfile.BadZipFile as error:
             raise InputError(f"not a zip, or its end is missing ({error})", file=self.root) from error
+        except OSError as error:
+            raise _unreadable(error, self.root) from error
 
     def __reduce__(self) -> tuple[type[Zip], tuple[Path]]:
         return Zip, (self.root,)  # another process opens the archive for itself
@@ -170,7 +185,13 @@ def _opened(file: Path, stamp: int) -> Zip:
 
 
 def _recording(file: Path, root: Path) -> Recording:
-    status = file.stat()
+    try:
+        status = file.stat()
+    except OSError as error:
+        if file.is_symlink() and isinstance(error, FileNotFoundError):
+            hint = "mend the link, or remove it if nothing is meant to be there"
+            raise InputError(f"is a link to nowhere, {os.readlink(file)}", file=file, hint=hint) from error
+        raise _unreadable(error, file) from error
     return Recording(file.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
 
 
@@ -178,4 +199,13 @@ def _read_bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=file) from error
+        raise _unreadable(error, file) from error
+
+
+def _refuse_folder(error: OSError) -> None:
+    hint = "make it readable, or move it elsewhere if nothing in it is meant"
+    raise InputError(f"folder cannot be read: {error.strerror}", file=error.filename, hint=hint) from error
+
+
+def _unreadable(error: OSError, file: str | os.PathLike[str]) -> Unreadable:
+    return Unreadable(f"cannot be read: {error.strerror or error}", file=file)

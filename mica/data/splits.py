@@ -13,12 +13,16 @@ from mica.data.store import Store
 from mica.errors import InputError
 
 VALIDATION_SHARE = 0.2
+_SAY_WHO_VALIDATES = (
+    "prepare the store with more clips, or say of some that they validate: `part` in clips.csv, `Clip.parts`"
+)
 
 
 @dataclass(frozen=True)
 class Protocol:
     """A published division of a data set: clips whose `column` is in `train_values` train, all others test.
 
+    A clip whose `column` is 0, unknown, does neither.
     Where the source itself says of clips who trains and who tests under this name (`Store.parts`), that decides
     instead; a protocol without a `column` has nothing else. `expected` are the published counts (train, test),
     None where there are none.
@@ -37,16 +41,14 @@ class Protocol:
         if self.column is None or (given != "").any():
             return given
         values = getattr(store, self.column)
-        if not values.any():
-            return given  # nobody says
         trains = np.fromiter(
             (value in self.train_values for value in values.tolist()), dtype=bool, count=len(values)
         )
-        return np.where(trains, "train", "test")
+        return np.where(values == 0, "", np.where(trains, "train", "test"))
 
 
 _VIEWS_1_2, _VIEWS_2_3 = frozenset({1, 2}), frozenset({2, 3})
-_ODD, _EVEN = range(1, 1_000_000, 2), range(2, 1_000_000, 2)
+_ODD, _EVEN = range(1, 2**31, 2), range(2, 2**31, 2)  # whatever a store may hold
 _NTU60 = frozenset({1, 2, 4, 5, 8, 9, *range(13, 20), 25, 27, 28, 31, 34, 35, 38})
 _NTU120 = _NTU60 | frozenset(
     {45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89, *range(91, 96), 97, 98, 100, 103}
@@ -125,38 +127,43 @@ def split(store: Store, protocol_name: str) -> Split:
 
     Where the source names a validation part, that is it. Otherwise whole subjects are held out, evenly spaced
     over their sorted numbers, so that it depends on nothing but who is there; where the subjects are unknown,
-    whole setups (of PKU-MMD: videos); where those are, too, every fifth clip of a class, and then the validation
-    part may show persons that train. Raises `InputError` if a part would be empty.
+    whole setups (of PKU-MMD: videos); where those are, too, or all the same, every fifth clip of a class (if no class
+    has five, the last of each that has two), and then the validation part may show persons that train. Raises
+    `InputError` if a part would be empty.
     """
     protocol = get_protocol(store, protocol_name)
     parts = protocol.divide(store)
-    train, test = np.flatnonzero(np.isin(parts, ("train", "validation"))), np.flatnonzero(parts == "test")
-    for part, clips in (("train", train), ("test", test)):
-        if len(clips) == 0:
+    for part in ("train", "test"):
+        if not (parts == part).any():
             others = ", ".join(other.name for other in protocols_of(store))
             problem = f"protocol {protocol.name} ({protocol.description}) leaves no clips to {part}"
             hint = f"protocols of this store: {others}"
             raise InputError(problem, file=store.path, field=protocol.column or "parts", hint=hint)
+    train, test = np.flatnonzero(np.isin(parts, ("train", "validation"))), np.flatnonzero(parts == "test")
     held_out = parts[train] == "validation"
     if not held_out.any():
         held_out = _hold_out(store, train)
-    if held_out.all():
-        problem = (
-            f"all training clips are of subject {store.subjects[train[0]]}; validation needs a second one"
-        )
-        raise InputError(problem, file=store.path, field="subjects")
     return Split(protocol, train, test, train[~held_out], train[held_out], _note(protocol, parts))
 
 
 def _hold_out(store: Store, train: Int[np.ndarray, " train"]) -> Bool[np.ndarray, " train"]:
-    for groups in (store.subjects[train], store.setups[train]):
-        if groups.any():
+    subjects, setups, labels = store.subjects[train], store.setups[train], store.labels[train]
+    if subjects[0] and (subjects == subjects[0]).all():
+        problem = f"all training clips are of subject {subjects[0]}; validation needs a second one"
+        raise InputError(problem, file=store.path, field="subjects", hint=_SAY_WHO_VALIDATES)
+    for groups in (subjects, setups):
+        if (groups != groups[0]).any():
             return np.isin(groups, validation_subjects(np.unique(groups)))
-    labels = store.labels[train]
     order = np.lexsort((np.arange(len(train)), labels))
     position = np.empty_like(order)
     position[order] = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
-    return position % 5 == 4
+    held_out = position % 5 == 4
+    if not held_out.any():
+        held_out = (position > 0) & (position == np.bincount(labels)[labels] - 1)
+    if not held_out.any():
+        problem = "no class has two clips that train, so that none can be held out to validate"
+        raise InputError(problem, file=store.path, field="label", hint=_SAY_WHO_VALIDATES)
+    return held_out
 
 
 def validation_subjects(subjects: Int[np.ndarray, " subjects"]) -> Int[np.ndarray, " held_out"]:

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Shaped
 
 from mica.data.npy import NewArray, write_npz
 from mica.errors import InputError
-from mica.files import atomic_path, refuse_existing
+from mica.files import atomic_path, output_file
 
 Block = Float32[np.ndarray, "clips D"]
 
@@ -78,7 +78,7 @@ def check_output(out: str | os.PathLike[str], overwrite: bool) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         hint = f"try {path.stem or 'features'}.npz or {path.stem or 'features'}.parquet"
         raise InputError("features are written as .npz or .parquet", file=path, hint=hint)
-    return refuse_existing(path, overwrite)
+    return output_file(path, overwrite)
 
 
 def _write_npz(file: Path, embeddings: Embeddings) -> None:

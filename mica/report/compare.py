@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from mica.evaluation.results import Score
 from mica.evaluation.table import SOURCES
-from mica.files import atomic_path, refuse_existing
+from mica.files import atomic_path, output_file
 from mica.report.compared import ComparedRun, Row, Setting, differing_settings, read_runs, settings
 from mica.report.figures import comparison
 from mica.report.figures.canvas import Picture
@@ -35,7 +35,7 @@ def write_comparison(
     Raises InputError for fewer than two runs, the same one twice, a directory that is no run, a damaged file, or an
     `out` that exists and may not be overwritten.
     """
-    out = refuse_existing(out, overwrite)
+    out = output_file(out, overwrite)
     page = render(read_runs(runs))
     with atomic_path(out, overwrite) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")

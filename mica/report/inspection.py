@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from mica.data.clip import StoreInfo
+from mica.data.clip import MOST_PERSONS, StoreInfo
 from mica.data.splits import describe, split
 from mica.data.store import Store
 from mica.errors import InputError
@@ -164,6 +164,13 @@ def _doubts(store: Store, found: Survey) -> Iterator[str]:
                 f"{_clips(clips.sum())} with {problem}, the first is {first}: look at the raw files, and prepare "
                 "the store again with the clips repaired or left out."
             )
+    if (crowded := store.persons > MOST_PERSONS).any():
+        first = _short(str(store.names[crowded.argmax()]))
+        yield (
+            f"{_clips(crowded.sum())} with more than {MOST_PERSONS} persons, the first is {first}: only the first "
+            f"{MOST_PERSONS} of each are trained on and evaluated. If others act, put those first in the raw files, "
+            "and prepare the store again."
+        )
     torso = _typical(found.length)
     if torso < _SHORTEST_TORSO or torso > _LONGEST_TORSO:
         yield _wrong_unit(torso)
@@ -238,7 +245,7 @@ def _classes(counts: Sequence[int], names: Sequence[str]) -> list[str]:
 
     if len(counts) <= _MOST_CLASSES:
         return [head, *lines(range(len(counts)))]
-    few = min(_FEW_CLASSES, len(by_size) // 2)
+    few = min(_FEW_CLASSES, max(1, len(by_size) // 2))
     smallest, largest = by_size[:few], by_size[: -few - 1 : -1]
     return [head, "the smallest:", *lines(smallest), "the largest:", *lines(largest)]
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mica.data.splits import Split, split
 from mica.data.store import Store
 from mica.evaluation.runs import CHECKPOINT, check_fit
-from mica.files import atomic_path, refuse_existing
+from mica.files import atomic_path, output_file
 from mica.models.mica import MICA, ModelCard
 from mica.report import words
 from mica.report.gate_view import ClassGateView, class_gate_view, gate_view
@@ -42,7 +42,7 @@ def write_report(
     not be overwritten.
     """
     run = Path(run)
-    out = refuse_existing(run / REPORT if out is None else out, overwrite)
+    out = output_file(run / REPORT if out is None else out, overwrite)
     records, card = read_records(run), ModelCard.read(run / CHECKPOINT)
     check_fit(card, store)
     page = render(run, store, records, MICA.from_pretrained(run / CHECKPOINT), split(store, card.protocol))

@@ -58,6 +58,13 @@ def test_persons_are_those_of_the_store_at_most_two(
     assert SkeletonDataset(make_store([make_clip("a")]), [0], how)[0]["x"].shape[-1] == 1
 
 
+def test_of_a_crowd_the_first_two_are_used(make_clip: MakeClip, make_store: MakeStore) -> None:
+    clip = make_clip("crowd", frames=6, persons=4)
+    clip.keypoints[:, 2:] *= 100  # however much others move
+    fetched = SkeletonDataset(make_store([clip]), [0], Preprocessing()).__getitems__([0])
+    np.testing.assert_array_equal(fetched["keypoints"], clip.keypoints[:, :2])
+
+
 def test_clips_are_fetched_as_recorded_with_room_for_two(store: Store) -> None:
     fetched = SkeletonDataset(store, [4, 3, 1, 0], Preprocessing()).__getitems__([1, 0, 3])
     assert fetched["index"].tolist() == [3, 4, 0]

@@ -93,6 +93,17 @@ def test_ctr_gcn_there_and_back(store: Store, tmp_path: Path) -> None:
         assert outcome.clip.parts == {"cross-subject": part}
 
 
+def test_ctr_gcn_there_and_back_of_one_class(
+    make_clip: MakeClip, make_store: Callable[..., Store], tmp_path: Path
+) -> None:
+    """One-hot labels of one class are a column of ones, which are not the second class."""
+    clips = [make_clip(f"{i}", joints=25, subject=i) for i in range(1, 5)]
+    store = make_store(clips, StoreInfo("mine", "ntu-25", ("wave",), 30.0))
+    info, outcomes, total = ctr_gcn.read(export(store, "ctr-gcn", tmp_path / "x.npz", "cross-subject"))
+    assert (info.class_names, total) == (("class 0",), 4)
+    assert [outcome.clip and outcome.clip.label for outcome in outcomes] == [0] * 4
+
+
 @pytest.mark.parametrize("protocol", ["cross-subject", "cross-view"])
 def test_pyskl_there_and_back(store: Store, tmp_path: Path, protocol: str) -> None:
     info, outcomes, total = pyskl.read(export(store, "pyskl", tmp_path / "ntu60.pkl", protocol))
@@ -131,7 +142,8 @@ def test_what_the_source_says_is_kept(
 @pytest.mark.parametrize(
     ("form", "protocol", "frames", "clip", "problem"),
     [
-        ("ctr-gcn", "cross-subject", 11, "S017C003P003R002A060", "more than 11 frames"),
+        ("ctr-gcn", "cross-subject", 11, "S017C003P003R002A060", "(?s)more than 11 frames.*--frames 12 is"),
+        ("ctr-gcn", "cross-subject", 0, None, "0 frames a clip, expected at least 1"),
         ("agcn", "cross-subject", 300, None, "known forms: ctr-gcn, pyskl"),
         ("pyskl", "cross-setup", 300, None, "unknown protocol"),
     ],

@@ -161,6 +161,13 @@ def test_files_that_the_table_does_not_name_are_left_out(make_folder: Callable[.
     ]  # fmt: skip
 
 
+def test_accents_that_unicode_writes_in_two_ways(make_folder: Callable[..., Path]) -> None:
+    """As a Mac writes the names of files, and a spreadsheet the table."""
+    message = refused(make_folder("file,label\nCaf\u00e9.npy,x\n", {"Cafe\u0301.npy": body()}))
+    assert "other Unicode characters (NFC or NFD)" in message
+    assert "Unicode" not in refused(make_folder("file,label\nCaf\u00e9.npy,x\n", {"Cafe.npy": body()}))
+
+
 @pytest.mark.parametrize("inside", ["", "my set/"])
 def test_zip(make_folder: Callable[..., Path], tmp_path: Path, inside: str) -> None:
     root = make_folder("file,label\nb/a.npy,x\n", {"b/a.npy": body(), "classes.txt": "y\nx\n"})

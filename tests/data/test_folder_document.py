@@ -38,17 +38,22 @@ def test_the_documents_commands_parse(command: str) -> None:
 
 
 def test_the_documents_first_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake_text: None
 ) -> None:
+    """From the folder to a score, of a single epoch."""
     monkeypatch.chdir(tmp_path)
     exec(compile(blocks("python")[0], DOCUMENT.name, "exec"), {})
-    prepare, inspect = (next(line for line in COMMANDS if name in line) for name in ("prepare", "inspect"))
-    main(prepare.split()[1:])
-    main(inspect.split()[1:])
+    first, *after = [command for command in COMMANDS if "mine.arrow" in command]
+    for command in (first, *after):
+        quick = " --optimizer.epochs 1" if " pretrain " in command else ""
+        main((command + quick).split()[1:])
+    assert [command.split()[1] for command in after] == ["inspect", "inspect", "pretrain", "evaluate"]
+    assert (tmp_path / "runs" / "mine" / "evaluation" / "knn.json").exists()
     assert "16 clips of mine, layout kinect-20" in capsys.readouterr().out
     store = Store.open(tmp_path / "mine.arrow")
     parts = split(store, "as-given")
     assert (len(parts.train), len(parts.test)) == (12, 4)
+    assert f"{len(parts.fit)} clips in this example" in TEXT
     assert re.search(r"--clip (\S+)", TEXT)[1] in store.names  # type: ignore[index]
 
 

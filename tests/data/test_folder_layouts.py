@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mica.data.preparation import prepare_found
 from mica.data.recordings import open_source
+from mica.errors import InputError
 from mica.skeleton import layout_from_dict, layout_to_dict, map_layout
 
 from .folders import COCO, KINECT, body, find_in, hanging_bvh, one, outcomes, refused
@@ -57,6 +59,25 @@ def test_bvh_files_of_one_set_agree(make_folder: Callable[..., Path]) -> None:
     assert "a.bvh: line 1: 'x'" in refused(
         make_folder(table, {"a.bvh": "x\nMOTION", "b.bvh": other}), **options
     )
+
+
+def test_a_damaged_first_bvh_does_not_stop_the_others(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    files = {"a.bvh": "junk", "b.bvh": hanging_bvh(), "c.bvh": hanging_bvh()}
+    root = make_folder("file,label\n" + "".join(f"{name},x\n" for name in files), files)
+    source = open_source(root)
+    found = find_in(root, layout=None, frame_rate=None, units="centimetres", name="mine")
+    assert (found.info.layout, found.info.frame_rate) == ("mine-bvh", 25)
+    how = {"processes": 1, "progress": False}
+    with pytest.raises(InputError) as caught:
+        prepare_found(found, source, tmp_path / "x.arrow", **how)
+    assert caught.value.file == str(root / "a.bvh")
+    assert prepare_found(found, source, tmp_path / "x.arrow", skip_broken=True, **how).clips == 2
+    for name in files:
+        (root / name).write_text("junk")
+    find_in(root)  # layout and rate are given: what the files say of them does not matter
+    assert "a.bvh" in refused(root, layout=None, frame_rate=None)
 
 
 def test_a_layout_chooses_joints_of_a_bvh_by_name(make_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ from mica.data.formats import prepare
 from mica.data.preparation import shards as shards_module
 from mica.data.store import Store, WriteSummary
 from mica.errors import InputError
+
+from .folders import body
 
 CLIPS = 30
 
@@ -173,6 +178,7 @@ def test_damaged_files_cost_only_their_shard(raw: Path, tmp_path: Path) -> None:
     assert "left out 2: damaged file" in str(summary)
     assert not work.exists()
     out.unlink()
+    (tmp_path / "x.report.csv").unlink()
 
     with pytest.raises(InputError):
         prepared(raw, out)
@@ -198,6 +204,130 @@ def test_where_every_file_is_damaged_nothing_is_left(raw: Path, tmp_path: Path) 
         prepared(raw, tmp_path / "x.arrow", skip_broken=True)
     assert "skip-broken" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [raw]
+
+
+def locked(monkeypatch: pytest.MonkeyPatch, *files: Path) -> None:
+    """The system does not let us read these files; the rights themselves would not keep the superuser out."""
+    read = Path.read_bytes
+
+    def refuse(file: Path) -> bytes:
+        if file in files:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, work = tmp_path / "x.arrow", tmp_path / "x.arrow.work"
+    files = sorted(raw.iterdir())
+    with monkeypatch.context() as patch:
+        locked(patch, files[9])
+        with pytest.raises(InputError, match="cannot be read: Permission denied") as caught:
+            prepared(raw, out, processes=1)
+        assert str(caught.value.file) == str(files[9])
+        before = stamps(work)
+        with pytest.raises(InputError, match="cannot be read: Permission denied"):
+            prepared(raw, out, processes=1)
+        again = stamps(work)
+    assert [name[:6] for name in before if again[name] != before[name]] == ["000002"]
+    assert prepared(raw, out, processes=1).clips == CLIPS
+    assert not work.exists()
+
+
+def test_a_file_that_could_not_be_read_is_left_out_on_request(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sorted(raw.iterdir())[9]
+    locked(monkeypatch, file)
+    summary = prepared(raw, tmp_path / "x.arrow", processes=1, skip_broken=True)
+    assert (summary.clips, summary.left_out) == (CLIPS - 1, {"file that could not be read": 1})
+    _, (name, outcome, problem) = csv.reader((tmp_path / "x.report.csv").open())
+    assert (name, outcome, problem) == (str(file), "not read", "cannot be read: Permission denied")
+
+
+TABLE = "file,label,subject\n" + "".join(f"{i}.npy,{'ab'[i % 2]},{i}\n" for i in range(1, 5))
+
+
+def own_folder(folder: Path, table: str = TABLE, still: tuple[int, ...] = ()) -> Path:
+    """Own recordings of four people; nobody is in those of `still`."""
+    folder.mkdir()
+    (folder / "clips.csv").write_text(table)
+    for i in range(1, 5):
+        np.save(folder / f"{i}.npy", np.zeros((4, 20, 3)) if i in still else body(seed=i))
+    return folder
+
+
+def own(raw: Path, out: Path, **options: object) -> WriteSummary:
+    how = {"layout": "kinect-20", "frame_rate": 30.0, "progress": False, "processes": 1}
+    return prepare("folder", raw, out, **{**how, **options})  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_no_text_is_reported(tmp_path: Path) -> None:
+    raw = own_folder(tmp_path / "raw")
+    stray = os.fsdecode(b"caf\xe9.npy")
+    (raw / stray).write_bytes(b"")
+    summary = own(raw, tmp_path / "x.arrow")
+    assert summary.left_out == {"not in clips.csv": 1}
+    assert summary.report is not None
+    assert summary.report.read_text(encoding="utf-8").splitlines()[1] == (
+        r"caf\udce9.npy,left out,not in clips.csv"
+    )
+
+
+def test_where_every_clip_is_left_out_it_says_why(tmp_path: Path) -> None:
+    raw, out = own_folder(tmp_path / "raw", still=(1, 2, 3, 4)), tmp_path / "x.arrow"
+    np.save(raw / "5.npy", body())
+    with pytest.raises(InputError, match="all 5 left out, 4 of them: no body in any frame") as caught:
+        own(raw, out)
+    assert caught.value.file == out
+    assert str(tmp_path / "x.report.csv") in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "x.report.csv"]
+    shutil.rmtree(raw)
+    assert own(own_folder(raw), out, overwrite=True).clips == 4
+
+
+def test_where_nothing_of_a_big_file_is_kept_it_says_why(tmp_path: Path) -> None:
+    x = np.zeros((3, 5, 150), np.float32)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=[0, 0, 1], x_test=x[:1], y_test=[0])
+    with pytest.raises(InputError, match="all 4 left out, 4 of them: no body in any frame") as caught:
+        prepare("ctr-gcn", tmp_path / "a.npz", tmp_path / "x.arrow", progress=False)
+    assert caught.value.file == tmp_path / "x.arrow"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "x.report.csv"]
+
+
+def test_a_report_without_its_store_is_left_alone(tmp_path: Path) -> None:
+    raw, out, report = own_folder(tmp_path / "raw"), tmp_path / "x.arrow", tmp_path / "x.report.csv"
+    report.write_text("precious")
+    for write in (partial(own, raw), partial(prepare, "synthetic", None, progress=False)):
+        with pytest.raises(InputError, match="exists already") as caught:
+            write(out)
+        assert caught.value.file == report
+        assert report.read_text() == "precious"
+        assert sorted(tmp_path.iterdir()) == [raw, report]
+    own(raw, out, overwrite=True)
+    assert sorted(tmp_path.iterdir()) == [raw, out]
+
+
+def test_a_report_of_the_same_work_is_replaced(tmp_path: Path) -> None:
+    raw, out, report = own_folder(tmp_path / "raw"), tmp_path / "x.arrow", tmp_path / "x.report.csv"
+    (raw / "2.npy").write_bytes(b"junk")
+    for _ in range(2):
+        with pytest.raises(InputError, match="not readable"):
+            own(raw, out)
+    assert report.exists()
+    np.save(raw / "2.npy", body())
+    assert own(raw, out).clips == 4
+    assert not report.exists()
+
+
+def test_stores_that_differ_behind_a_dot_have_reports_of_their_own(tmp_path: Path) -> None:
+    raw = own_folder(tmp_path / "raw", still=(3,))
+    reports = [own(raw, tmp_path / name).report for name in ("set.v1", "set.v2", "set.arrow")]
+    expected = ["set.v1.report.csv", "set.v2.report.csv", "set.report.csv"]
+    assert [report and report.name for report in reports] == expected
 
 
 @pytest.mark.parametrize("processes", [0, -3])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zipfile
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mica.data.recordings import Folder, SingleFile, Zip, open_source
+from mica.data.recordings import Folder, SingleFile, Unreadable, Zip, open_source
 from mica.errors import InputError
 
 FILES = {
@@ -78,6 +79,49 @@ def test_links_to_folders_are_followed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "three.txt").touch()
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     assert "linked/three.txt" in [file.path for file in open_source(folder).list(".txt")]
+
+
+def test_a_folder_that_cannot_be_looked_into(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = os.scandir
+
+    def refuse(place: str) -> object:
+        if str(place).endswith("/a"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return look(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="folder cannot be read: Permission denied") as caught:
+        open_source(folder).list(".txt")
+    assert caught.value.file == str(folder / "a")
+
+
+def test_links_to_nowhere(folder: Path) -> None:
+    (folder / "gone.md").symlink_to("nowhere.md")
+    assert len(open_source(folder).list(".txt")) == 2  # of no kind that is asked for
+    for name in ("gone.txt", "gone.zip"):  # a zip may hold anything
+        (folder / name).symlink_to("nowhere.txt")
+        with pytest.raises(InputError, match=r"(?s)a link to nowhere, nowhere\.txt.*remove it") as caught:
+            open_source(folder).list(".txt")
+        assert caught.value.file == folder / name
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_the_system_does_not_read_is_told_from_what_is_damaged(
+    folder: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    source = open_source(archive if inside else folder)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile.ZipFile if inside else Path, "read" if inside else "read_bytes", fail)
+    with pytest.raises(Unreadable, match=r"one\.txt: cannot be read: Input/output error"):
+        source.read("a/one.txt")
+    monkeypatch.undo()
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(Unreadable, match=r"raw\.ZIP: cannot be read: Input/output error"):
+        open_source(archive).list(".txt")
 
 
 def test_what_cannot_be_read(folder: Path, archive: Path, tmp_path: Path) -> None:

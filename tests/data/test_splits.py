@@ -193,7 +193,7 @@ def test_what_the_source_says_comes_before_the_published_rule(
 
 
 def test_validation_without_subjects(make_clip: MakeClip, make_store: MakeStore) -> None:
-    """Whole setups where those are known; else every fifth clip of a class, which needs five of it."""
+    """Whole setups where those are known; else every fifth clip of a class."""
     info = StoreInfo("my-set", "kinect-20", ("a", "b"), 30.0)
     train, test = {"x": "train"}, {"x": "test"}
     videos = [make_clip(f"{i}", setup=1 + i // 3, parts=train) for i in range(30)] + [
@@ -208,6 +208,76 @@ def test_validation_without_subjects(make_clip: MakeClip, make_store: MakeStore)
     found = split(store, "x")
     assert found.validation.tolist() == [8, 9, 18, 19]
     assert sorted([*found.fit, *found.validation]) == list(range(25))
+
+
+@pytest.mark.parametrize(
+    ("labels", "held_out"),
+    [
+        ([0, 1, 0, 1, 0], [3, 4]),
+        ([0, 1, 1, 2], [2]),
+        ([0] * 5 + [1] * 4, [4]),  # where some class has five, nothing else is held out
+    ],
+)
+def test_few_clips_of_unknown_people_validate(
+    make_clip: MakeClip, make_store: MakeStore, labels: list[int], held_out: list[int]
+) -> None:
+    clips = [make_clip(f"{i}", label=label, parts={"x": "train"}) for i, label in enumerate(labels)]
+    found = split(make_store([*clips, make_clip("t", parts={"x": "test"})]), "x")
+    assert found.validation.tolist() == held_out
+    assert sorted([*found.fit, *found.validation]) == list(range(len(labels)))
+
+
+def test_where_nothing_can_be_held_out_the_split_is_refused(
+    make_clip: MakeClip, make_store: MakeStore
+) -> None:
+    clips = [make_clip(f"{i}", label=i, parts={"x": "train"}) for i in range(3)]
+    store = make_store([*clips, make_clip("t", parts={"x": "test"})])
+    with pytest.raises(
+        InputError, match=r"(?s)no class has two clips that train.*`part` in clips\.csv"
+    ) as caught:
+        split(store, "x")
+    assert (caught.value.file, caught.value.field) == (store.path, "label")
+
+
+def test_one_setup_of_unknown_people_is_no_reason_to_refuse(
+    make_clip: MakeClip, make_store: MakeStore
+) -> None:
+    clips = [make_clip(f"{i}", setup=1, parts={"x": "train"}) for i in range(10)]
+    found = split(make_store([*clips, make_clip("t", setup=2, parts={"x": "test"})]), "x")
+    assert found.validation.tolist() == [4, 9]
+
+
+def test_a_source_that_names_nobody_to_train_is_refused(make_clip: MakeClip, make_store: MakeStore) -> None:
+    clips = [make_clip(part, subject=1, parts={"x": part}) for part in ("validation", "test")]
+    with pytest.raises(InputError, match="leaves no clips to train"):
+        split(make_store(clips), "x")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "column", "protocol", "values", "expected"),
+    [
+        ("mine", "subject", "cross-subject", [0, 1, 2, 0, 3], ["", "train", "test", "", "train"]),
+        ("ntu60", "camera", "cross-view", [1, 0, 2], ["test", "", "train"]),
+        ("ntu120", "setup", "cross-setup", [1, 0, 2], ["test", "", "train"]),
+        ("mine", "subject", "cross-subject", [999_999_999, 1_000_001, 1_000_002], ["train", "train", "test"]),
+        ("mine", "subject", "cross-subject", [2**31 - 1, 2], ["train", "test"]),
+    ],
+)
+def test_a_clip_of_which_nothing_is_known_takes_no_part(
+    make_clip: MakeClip,
+    make_store: MakeStore,
+    dataset: str,
+    column: str,
+    protocol: str,
+    values: list[int],
+    expected: list[str],
+) -> None:
+    """Zero is unknown, and no even number; numbers may be as large as a store holds."""
+    clips = [make_clip(f"{i}", joints=25, **{column: value}) for i, value in enumerate(values)]
+    store = make_store(clips, StoreInfo(dataset, "ntu-25", ("a",), 30.0))
+    assert get_protocol(store, protocol).divide(store).tolist() == expected
+    if "" in expected:
+        assert f"in neither {expected.count('')}" in describe(store)[protocol]
 
 
 def test_subjects_that_nobody_knows_divide_nothing(make_clip: MakeClip, make_store: MakeStore) -> None:

@@ -274,6 +274,15 @@ def test_warns_of_protocols_that_do_not_fit(make_store: MakeStore) -> None:
     assert found.splits == {"cross-subject": "0 / 8"}
 
 
+def test_warns_of_persons_that_are_not_used(make_store: MakeStore) -> None:
+    assert not inspect(make_store(people(8, persons=2))).warnings
+    (warning,) = inspect(make_store([*people(6), *people(2, persons=3)])).warnings
+    assert warning.startswith(
+        "2 clips with more than 2 persons, the first is clip 6: only the first 2 of each"
+    )
+    assert "put those first in the raw files" in warning
+
+
 def test_text_fits_a_terminal_whatever_the_names(make_store: MakeStore) -> None:
     odd = ["\x1b[2Jred", "two\nlines", "endless" * 30, "half \ud800"]
     classes = [f"class {i}" for i in range(33)] + odd + [f"class {i}" for i in range(33, 116)]
@@ -299,6 +308,14 @@ def test_many_classes_the_smallest_the_largest_and_the_empty(make_store: MakeSto
     listed = [" ".join(line.split()) for line in lines[start + 1 : start + 13]]
     assert listed[:6] == ["the smallest:", *(f"1 class {i}" for i in range(5))]
     assert listed[6:] == ["the largest:", *(f"{19 - i - 10} class {19 - i}" for i in range(5))]
+
+
+def test_of_many_classes_only_one_with_clips(make_store: MakeStore) -> None:
+    store = make_store(people(), classes=[f"class {i}" for i in range(40)])
+    store.labels[:] = 7
+    lines = [" ".join(line.split()) for line in str(inspect(store)).splitlines()]
+    start = lines.index("the smallest:")
+    assert lines[start : start + 4] == ["the smallest:", "8 class 7", "the largest:", "8 class 7"]
 
 
 def test_synthetic_people_are_sound(tiny_store: Store) -> None:

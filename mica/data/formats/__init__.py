@@ -18,7 +18,7 @@ from mica.data.preparation import prepare_found, prepare_stream
 from mica.data.recordings import open_source
 from mica.data.store import Store, WriteSummary
 from mica.errors import InputError
-from mica.files import refuse_existing
+from mica.files import output_file
 
 RECORDED: dict[str, Callable[..., Found]] = {
     "ntu60": partial(ntu.find, dataset="ntu60"),
@@ -59,7 +59,7 @@ def prepare(
     are the published ones. Raises `InputError` for an unknown data set, a place without its files, a damaged
     file, or an `out` that exists.
     """
-    refuse_existing(out, overwrite)
+    output_file(out, overwrite)
     known = [*RECORDED, *STREAMED]
     if dataset not in known:
         raise InputError(f"unknown data set '{dataset}'", hint=f"known data sets: {', '.join(sorted(known))}")

@@ -14,6 +14,15 @@ from mica.errors import InputError
 from mica.files import atomic_path
 
 
+def report_of(out: Path) -> Path:
+    """Return where the table of a store `out` lies.
+
+    >>> report_of(Path("set.arrow")).name, report_of(Path("set.v1")).name
+    ('set.report.csv', 'set.v1.report.csv')
+    """
+    return out.with_name(f"{out.name.removesuffix('.arrow')}.report.csv")
+
+
 class Account:
     """The rows that are worth a word: clips left out or cleaned, and files that are damaged."""
 
@@ -23,16 +32,22 @@ class Account:
         self.kept = sum(not (row.left_out or row.error) for row in rows)
         self.errors = [row.error for row in self.rows if row.error]
         self.left_out = Counter(row.left_out for row in self.rows if row.left_out)
-        self.left_out.update(["damaged file"] * len(self.errors))
+        self.left_out.update(
+            "file that could not be read" if row.unread else "damaged file" for row in self.rows if row.error
+        )
         self.cleaned = Counter(what for row in self.rows for what in row.cleaned)
 
     def write(self, out: Path) -> Path | None:
         """Write the table of a store `out`, OUT.report.csv, and return its path; nothing where it would be empty."""
-        path = out.with_suffix(".report.csv")
+        path = report_of(out)
         if not self.rows:
             path.unlink(missing_ok=True)
             return None
-        with atomic_path(path, overwrite=True) as temporary, temporary.open("w", newline="") as file:
+        with (
+            atomic_path(path, overwrite=True) as temporary,
+            # A file's name need not be text.
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             table = csv.writer(file, lineterminator="\n")
             table.writerow(["name", "outcome", "detail"])
             table.writerows(_line(row) for row in self.rows)
@@ -52,6 +67,14 @@ class Account:
         hint = "; ".join(hints) or None
         return InputError(problem, file=first["file"], clip=first["clip"], field=first["field"], hint=hint)
 
+    def nothing_left(self, out: Path, dataset: str, report: Path | None) -> InputError:
+        """Return the error of a preparation that has no clip to write, with the most frequent reason."""
+        problem = f"no clips of {dataset} to write"
+        for reason, count in self.left_out.most_common(1):
+            problem += f": all {self.left_out.total():,} left out, {count:,} of them: {reason}"
+        hint = f"{report} names them; --overwrite replaces it the next time" if report else None
+        return InputError(problem, file=out, hint=hint)
+
     def complete(self, summary: WriteSummary, report: Path | None) -> WriteSummary:
         """Return `summary` with the counts of what was left out and cleaned."""
         return replace(summary, left_out=self.left_out, cleaned=self.cleaned, report=report)
@@ -59,7 +82,7 @@ class Account:
 
 def _line(row: Row) -> tuple[str, str, str]:
     if row.error:
-        return row.name, "damaged", str(row.error["problem"])
+        return row.name, "not read" if row.unread else "damaged", str(row.error["problem"])
     return (
         (row.name, "left out", row.left_out)
         if row.left_out

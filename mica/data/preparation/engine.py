@@ -20,13 +20,15 @@ from tqdm import tqdm
 
 from mica.data.clip import StoreInfo
 from mica.data.outcome import Found, Outcome
-from mica.data.preparation.account import Account
+from mica.data.preparation.account import Account, report_of
 from mica.data.preparation.shards import Shard, batches_of, plan, read_shard, rows_of, take
 from mica.data.recordings import Source
 from mica.data.writing import WriteSummary, store_writer
 from mica.errors import InputError
-from mica.files import refuse_existing
+from mica.files import output_file
 from mica.lock import held
+
+_REPORTED = "reported"  # in OUT.work/: the report beside OUT, if any, is of this work
 
 
 def prepare_found(
@@ -44,11 +46,12 @@ def prepare_found(
     Work that was done lies in OUT.work/ until `out` is whole: a run that was killed goes on there, and ends in the
     same bytes. The order of the clips and the bytes do not depend on the number of processes. Raises
     `InputError` if a raw file is damaged, once all others are read and unless `skip_broken`, if no clip is left,
-    if `out` exists, or if the same work is going on.
+    if `out` exists, or a report of its name that is not of this work, or if the same work is going on.
     """
-    out = refuse_existing(out, overwrite)
+    out = output_file(out, overwrite)
     if processes is not None and processes < 1:
         raise InputError(f"{processes} processes, expected at least 1", field="processes")
+    _refuse_report(out, overwrite)
     with _work_folder(out) as work:
         shards = plan(found, work)
         _read_all(found, source, shards, processes or os.cpu_count() or 1, progress)
@@ -56,7 +59,11 @@ def prepare_found(
         if account.errors and not account.kept:
             shutil.rmtree(work)  # there is nothing in it to go on from
             raise account.refusal(report=None)
+        (work / _REPORTED).touch()
         report = account.write(out)
+        if not account.kept:
+            shutil.rmtree(work)
+            raise account.nothing_left(out, found.info.dataset, report)
         if account.errors and not skip_broken:
             raise account.refusal(report)
         whole = work / out.name  # there, so that a run that is killed now leaves no big file behind for good
@@ -79,7 +86,8 @@ def prepare_stream(
     progress: bool = True,
 ) -> WriteSummary:
     """Write the store `out` from outcomes that come one after another, as out of one big file."""
-    refuse_existing(out, overwrite)
+    out = output_file(out, overwrite)
+    _refuse_report(out, overwrite)
     with (
         store_writer(out, info, overwrite=overwrite) as writer,
         tqdm(
@@ -87,13 +95,25 @@ def prepare_stream(
         ) as clips,
     ):
         account = Account(take(outcome, writer) for outcome in clips)
-    return account.complete(writer.summary, account.write(Path(out)))
+        if not account.kept:
+            raise account.nothing_left(out, info.dataset, account.write(out))
+    return account.complete(writer.summary, account.write(out))
+
+
+def _refuse_report(out: Path, overwrite: bool) -> None:
+    """Raise `InputError` if the report of `out` would take the place of one that this work has not written."""
+    if not (_work(out) / _REPORTED).exists():
+        output_file(report_of(out), overwrite)
+
+
+def _work(out: Path) -> Path:
+    return out.with_name(f"{out.name}.work")
 
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
     """Give OUT.work/, held by this process alone."""
-    work = out.with_name(f"{out.name}.work")
+    work = _work(out)
     work.mkdir(parents=True, exist_ok=True)
     hint = "wait for it, or stop it and run the command again: it goes on where that one was"
     with held(work / "lock", InputError("another process is preparing this file", file=out, hint=hint)):
@@ -105,7 +125,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
 def _read_all(found: Found, source: Source, shards: list[Shard], processes: int, progress: bool) -> None:
     """Read the shards that are not done yet."""
     waiting = [shard for shard in shards if not shard.is_done]
-    done = sum(len(shard.units) for shard in shards if shard.is_done)
+    done = len(found.units) - sum(len(shard.units) for shard in waiting)
     bar = tqdm(
         total=len(found.units),
         initial=done,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mica.data.outcome import Found, Outcome, Unit
-from mica.data.recordings import Source
+from mica.data.recordings import Source, Unreadable
 from mica.data.schema import FORMAT_VERSION
 from mica.data.writing import StoreWriter, store_writer
 from mica.errors import InputError
@@ -38,17 +38,19 @@ class Shard:
 
     @property
     def is_done(self) -> bool:
-        return self.account.exists()  # written after the clips
+        """Its account, written after its clips, is there, and no file could not be read: that may have passed."""
+        return self.account.exists() and not any(row.unread for row in rows_of(self))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the account: what became of one clip, or of a file that is damaged (`error`)."""
+    """A line of the account: what became of one clip, or of a file that is damaged or could not be read (`error`)."""
 
     name: str
     left_out: str = ""
     cleaned: tuple[str, ...] = ()
     error: dict[str, str | None] | None = None
+    unread: bool = False
 
 
 def plan(found: Found, work: Path) -> list[Shard]:
@@ -86,7 +88,7 @@ def read_shard(found: Found, source: Source, shard: Shard) -> None:
                 outcomes = list(found.read(source, unit))
             except InputError as error:
                 where = source.where(unit[0].path)
-                rows.append(Row(where, error=_fields(error, where)))
+                rows.append(Row(where, error=_fields(error, where), unread=isinstance(error, Unreadable)))
                 continue
             rows.extend(take(outcome, writer) for outcome in outcomes)
     with atomic_path(shard.account, overwrite=True) as temporary:

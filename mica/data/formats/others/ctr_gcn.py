@@ -57,7 +57,8 @@ def read(
     joints = get_layout(layout).num_joints
     for x, y in arrays.values():
         _check(x, y, layout)
-    num_classes = max(_num_classes(y) for _, y in arrays.values())
+    one_class = all(_only_ones(y) for _, y in arrays.values())
+    num_classes = 1 if one_class else max(_num_classes(y) for _, y in arrays.values())
     dataset = dataset or _DATASET_OF_CLASSES.get(num_classes, file.stem.lower())
     info = describe(dataset, layout, num_classes, class_names, file, "CTR-GCN")
     protocol = protocol or _protocol_of(file)
@@ -66,7 +67,8 @@ def read(
         for part, (x, y) in arrays.items():
             for i, (frames, answer) in enumerate(zip(x.rows(), y.rows(), strict=True)):
                 name = f"{part}_{i:06d}"
-                clip = Clip(name, _keypoints(frames, joints), _label(answer, y, name), parts={protocol: part})
+                label = 0 if one_class else _label(answer, y, name)
+                clip = Clip(name, _keypoints(frames, joints), label, parts={protocol: part})
                 yield outcome_of(clip, info, file=file, field=x.member)
 
     return info, outcomes(), sum(x.shape[0] for x, _ in arrays.values())
@@ -90,6 +92,11 @@ def _check(x: StoredArray, y: StoredArray, layout: str) -> None:
     if len(y.shape) > 2 or y.shape[0] != x.shape[0]:
         expected = f"a label for each of the {x.shape[0]} clips, one-hot or a number"
         raise y.refuse(f"shape {y.shape}, expected {expected}")
+
+
+def _only_ones(y: StoredArray) -> bool:
+    """Whether labels are marks of the only class that there is: a column of ones, which would be 1 as numbers."""
+    return y.shape[1:] == (1,) and all(answer.item() == 1 for answer in y.rows())
 
 
 def _one_hot(y: StoredArray) -> bool:

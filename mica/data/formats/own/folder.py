@@ -7,6 +7,7 @@ up. Coordinates that are NaN are joints that were not seen.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Collection, Hashable, Iterator
 from functools import lru_cache, partial
 from typing import cast
@@ -50,13 +51,13 @@ def find(
         source: where `clips.csv` lies, and the files that it names.
         name: what the data set is called.
         layout: the joints of the files: the name of a registered layout, or a JSON or YAML file that describes one.
-            BVH files name their joints: where it is None, the first one says what the joints are.
+            BVH files name their joints: where it is None, the first one that is whole says what the joints are.
         to_layout: a registered layout that all clips are brought to; None keeps the files' own.
         units: "metres", "centimetres", "millimetres", "pixels" (x and y of an image), or "unknown"; the last two
             scale each clip so that its median torso measures 0.5 m.
         up: the axis of the files that points up: "y", "-y" or "z"; None is "-y" for pixels and "y" for all others.
         dimensions: 2 where arrays of three numbers a joint hold x, y and a confidence; None takes them as x, y, z.
-        frame_rate: frames a second; None takes that of the first BVH file.
+        frame_rate: frames a second; None takes that of the first whole BVH file.
 
     Raises `InputError` for a table that is missing or wrong (with its line), a file that is not there, a layout that
     is not known or does not fit, and a setting without meaning.
@@ -84,7 +85,7 @@ def find(
         found.path: found for found in recordings if found.name.lower().endswith(SUFFIXES) and found != table
     }
     _require_all(source, table, listed, files)
-    motion = _first_motion(source, listed)
+    motion = _first_motion(source, listed) if layout is None or frame_rate is None else None
     recorded = _inferred_layout(name, source, motion) if layout is None else find_layout(layout)
     mapping = None if to_layout is None else map_layout(recorded, get_layout(to_layout))
     is_known = mapping is not None or recorded is LAYOUTS.get(recorded.name)
@@ -147,12 +148,31 @@ def _require_all(source: Source, table: Recording, listed: ClipTable, files: Col
         others = f", nor {len(missing) - 1} more" if len(missing) > 1 else ""
         problem = f"line {missing[0].line}: there is no file {source.where(missing[0].path)}{others}"
         hint = "paths are those from the folder of the table, in the same upper and lower case"
+        if _plain(missing[0].path) in map(_plain, files):
+            hint = (
+                "a file of that name is there, with its accents in other Unicode characters (NFC or NFD): "
+                "copy the name from the folder, or rename the file"
+            )
         raise InputError(problem, file=source.where(table.path), field="file", hint=hint)
 
 
+def _plain(path: str) -> str:
+    """The path in the one way of several in which Unicode may write it."""
+    return unicodedata.normalize("NFC", path)
+
+
 def _first_motion(source: Source, listed: ClipTable) -> tuple[str, Motion] | None:
-    path = next((path for path in listed.rows if path.lower().endswith(".bvh")), None)
-    return None if path is None else (path, read_bvh(source.read(path), source.where(path)))
+    """Return the first BVH file that is whole: damaged ones are told of when all are read."""
+    damaged: list[InputError] = []
+    for path in listed.rows:
+        if path.lower().endswith(".bvh"):
+            try:
+                return path, read_bvh(source.read(path), source.where(path))
+            except InputError as error:
+                damaged.append(error)
+    if damaged:
+        raise damaged[0]
+    return None
 
 
 def _inferred_layout(name: str, source: Source, motion: tuple[str, Motion] | None) -> SkeletonLayout:
