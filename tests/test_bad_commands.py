@@ -147,12 +147,13 @@ def test_prepare_refuses_an_existing_output(
         "embed --model run --data tiny.arrow --out folder.npz",
         "report --run run --data tiny.arrow --out folder",
         "report --run run other --out folder",
+        "export-encoder --model run --out folder.onnx",
     ],
 )
 def test_a_folder_is_no_file_to_overwrite(
     place: Path, capsys: pytest.CaptureFixture[str], tiny_store: Store, tiny_run: Path, command: str
 ) -> None:
-    for name in ("raw", "folder", "folder.gif", "folder.npz"):
+    for name in ("raw", "folder", "folder.gif", "folder.npz", "folder.onnx"):
         (place / name).mkdir()
     raw_json(cut=200)(place / "raw")  # not looked at
     for name in ("run", "other"):

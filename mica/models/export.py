@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from mica.errors import InputError
-from mica.files import atomic_path, refuse_existing
+from mica.files import atomic_path, output_file
 from mica.models.dense import densify
 from mica.models.mica import MICA, ModelCard
 
@@ -53,7 +53,7 @@ def export_encoder(
     ValueError for a model without a card; RuntimeError where the graph does not do what the model does: no file is left
     then.
     """
-    out = refuse_existing(out, overwrite)
+    out = output_file(out, overwrite)
     if out.suffix not in _WRITERS:
         raise InputError(f"unknown kind of file '{out.suffix}'", file=out, hint="end it in .onnx or .pt2")
     model.required_card("exported")
