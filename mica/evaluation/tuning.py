@@ -62,8 +62,8 @@ class FineTuneConfig:
             if getattr(self, field) < 1:
                 raise InputError(f"{getattr(self, field)}, expected at least 1", field=field)
         for field in ("lr", "head_lr"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise InputError(f"{getattr(self, field)}, expected a rate above 0", field=field)
+            if not 0 <= getattr(self, field) < math.inf:
+                raise InputError(f"{getattr(self, field)}, expected a finite rate, at least 0", field=field)
 
     def steps_per_epoch(self, clips: int) -> int:
         """Whole batches in an epoch; clips that fill none are left out, other ones each time."""

@@ -331,6 +331,14 @@ def test_no_epochs_and_no_clips_are_refused(field: str) -> None:
         replace(QUICK, **{field: 0})
 
 
+@pytest.mark.parametrize("field", ["lr", "head_lr"])
+@pytest.mark.parametrize("rate", [-1.0, math.inf, math.nan])
+def test_rates_that_lead_nowhere_are_refused(field: str, rate: float) -> None:
+    with pytest.raises(InputError, match="expected a finite rate, at least 0") as caught:
+        FineTuneConfig(**{field: rate})
+    assert caught.value.field == field
+
+
 @pytest.mark.parametrize(("batch_size", "count", "steps"), [(16, 48, 3), (16, 47, 2), (16, 7, 1), (1, 7, 7)])
 def test_steps_of_an_epoch(batch_size: int, count: int, steps: int) -> None:
     assert replace(QUICK, batch_size=batch_size).steps_per_epoch(count) == steps

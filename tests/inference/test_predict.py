@@ -149,6 +149,6 @@ def test_another_encoder_is_refused(model: MICA, monkeypatch: pytest.MonkeyPatch
 
 def test_an_encoder_that_is_not_there(model: MICA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    with pytest.raises(InputError, match="no weights in this directory") as caught:
+    with pytest.raises(InputError, match="no such directory") as caught:
         class_words(model.card, ["a person waves"], text_path=tmp_path / "nowhere")
     assert caught.value.hint
