@@ -36,7 +36,7 @@ class Job:
         run: the run directory, which may hold a part of the work already.
         config: how it is trained.
         judged: what is to be scored: ("validation", "") for a choice, or pairs of a protocol and a source of features.
-        settings: of these, what tuning tries or has chosen.
+        settings: what of `config` tuning tries, or has chosen.
         trial: the run whose validation clips say with which settings it is scored; None where it is itself validated.
     """
 

@@ -141,7 +141,8 @@ def linear_scores(
     validated: as of `validate_settings`, of another encoder, where this one has trained on the validation clips.
     """
     classes, train, labels = len(class_names), features.train, features.train_labels
-    validated = validated or validate_settings(features.for_choosing, classes, seeds[0])
+    if validated is None:
+        validated = validate_settings(features.for_choosing, classes, seeds[0])
     rate, penalty = best(validated[SGD]), best(validated[LOGISTIC])
     sgd = [fit_sgd(train, labels, classes, lr=_RATES[rate.name], seed=seed) for seed in seeds]
     logistic = fit_logistic(train, labels, classes, inverse_penalty=_PENALTIES[penalty.name])
