@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mica.errors import InputError
+from mica.models.text import concepts
 from mica.transforms.draws import Draws
 from mica_kernels import distributed
 from mica_kernels.nn import InfoNCELoss, SimilarityKLLoss
@@ -65,6 +67,7 @@ class Objectives(nn.Module):
     Args:
         config: weights and temperatures.
         class_texts: (classes, wordings, D) unit vectors, or None for pretraining without text.
+        seen: labels of the classes that are concepts; None for all. The words of others teach nothing.
 
     Attributes:
         reads_text, reads_projections: whether any term does.
@@ -79,7 +82,12 @@ class Objectives(nn.Module):
     ['inter', 'intra', 'loss', 'modulation']
     """
 
-    def __init__(self, config: ObjectiveConfig, class_texts: Float[Tensor, "K W D"] | None) -> None:
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        class_texts: Float[Tensor, "K W D"] | None,
+        seen: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.reads_text = class_texts is not None and max(config.modulation, config.inter) > 0
@@ -92,7 +100,8 @@ class Objectives(nn.Module):
         self.modulation: SimilarityKLLoss | None = None
         self.inter: InfoNCELoss | None = None
         if class_texts is not None:
-            self.register_buffer("concepts", F.normalize(class_texts.mean(1), dim=-1), persistent=False)
+            known = class_texts if seen is None else class_texts[list(seen)]
+            self.register_buffer("concepts", concepts(known), persistent=False)
             if config.modulation > 0:
                 self.modulation = SimilarityKLLoss(teacher_scale=1 / config.teacher_temperature)
             if config.inter > 0:
@@ -153,13 +162,13 @@ def cross_correlation_loss(
     """Draw the D x D cross-correlation of two views' features to the identity.
 
     Barlow Twins (Zbontar et al., ICML 2021, eq. 1), divided by D so that widths compare. Computed in float32 or better,
-    over the clips of all processes. Raises ValueError for fewer than two clips on one, which need have no correlation.
+    over the clips of all processes. Raises ValueError for fewer than two of them, which have no correlation.
 
     >>> view = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     >>> round(cross_correlation_loss(view, view).item(), 4)
     0.0
     """
-    if len(view1) < 2:
+    if len(view1) * distributed.processes() < 2:
         raise ValueError("the cross-correlation of features needs at least two clips")
     dtype = torch.promote_types(view1.dtype, torch.float32)
     one, two = (_standardise(view.to(dtype)) for view in (view1, view2))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mica.errors import InputError
-from mica.objectives import ObjectiveConfig, Objectives, cross_correlation_loss
+from mica.objectives import Keys, ObjectiveConfig, Objectives, cross_correlation_loss
 from mica.transforms.draws import Draws
 from mica_kernels.nn import INITIAL_SCALE
 
@@ -65,6 +65,36 @@ def loop_inter(skeleton: Tensor, text: Tensor, labels: Tensor) -> float:
             log_sum = math.log(sum(math.exp(logit) for logit in matrix[i]))
             total += sum(log_sum - matrix[i, j] for j in positives) / len(positives)
     return total / (2 * len(labels))
+
+
+def loop_instance(view: Tensor, keys: Keys, temperature: float) -> float:
+    """The key of the same clip among those of the batch and of the queue."""
+    queries = F.normalize(view.double(), dim=1)
+    logits = (queries @ torch.cat([keys.batch, keys.queue]).double().T / temperature).numpy()
+    return float(np.mean([-math.log(softmax(row)[place]) for place, row in enumerate(logits)]))
+
+
+@pytest.mark.parametrize("queue", [0, 9])
+def test_instance_is_its_definition(queue: int) -> None:
+    objectives = Objectives(ObjectiveConfig(intra=0, instance=2, instance_temperature=0.3), None)
+    keys = Keys(unit(6, 7, seed=6), unit(9, 7, seed=7)[:queue])
+    terms = objectives(VIEWS[0], VIEWS[1], None, LABELS, Draws(5, 0, range(6)), keys)
+    expected = loop_instance(VIEWS[0], keys, 0.3)
+    assert terms["instance"].item() == pytest.approx(expected, rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(2 * expected, rel=1e-5)
+
+
+def test_words_of_unseen_classes_teach_nothing() -> None:
+    """Those of class 2, which no clip is of, are no concept."""
+    renamed = TEXTS.clone()
+    renamed[2] = unit(3, 8, seed=9)
+    seen = (0, 1, 3, 4)
+    one, other = (run(Objectives(ObjectiveConfig(), texts, seen)) for texts in (TEXTS, renamed))
+    assert one == other
+    draws = Draws(5, 0, range(6))
+    text = Objectives(ObjectiveConfig(), TEXTS, seen).draw_texts(LABELS, draws)
+    expected = loop_modulation(SKELETON, text, TEXTS[list(seen)], 0.05)
+    assert one["modulation"].item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("off_diagonal", [0.0, 5e-3, 1.0])

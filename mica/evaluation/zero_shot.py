@@ -8,12 +8,12 @@ from statistics import harmonic_mean
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mica.errors import InputError
 from mica.evaluation.results import Score, score
+from mica.models.text import concepts
 
 
 def zero_shot_scores(
@@ -68,11 +68,6 @@ def zero_shot_scores(
     if not asked.all():
         scores.append(_generalised(skeletons @ concepts(texts).T, labels, candidates, class_names))
     return scores
-
-
-def concepts(texts: Float[Tensor, "K W D"]) -> Float[Tensor, "K D"]:
-    """One unit vector a class: the direction of the mean of its wordings."""
-    return F.normalize(texts.mean(1), dim=-1)
 
 
 def by_wordings(

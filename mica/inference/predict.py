@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from mica.errors import InputError
 from mica.evaluation.head import Head
 from mica.models.mica import MICA, ModelCard
-from mica.models.text import class_embeddings, embed_texts, load_text_encoder
+from mica.models.text import class_embeddings, concepts, embed_texts, load_text_encoder
 
 
 class Ranked(NamedTuple):
@@ -54,10 +53,9 @@ def predict_by_text(
     classes apart is not said by a model. Raises RuntimeError for a model without text.
     """
     device = next(model.parameters()).device
-    concepts = F.normalize(texts.mean(1), dim=-1)
     embeddings = model.eval().embed(features.to(device)).cpu()
     # A product of matrices rounds equal columns differently: in float64, so that rounding again makes them equal.
-    return _ranked((embeddings.double() @ concepts.double().T).float(), class_names, top)
+    return _ranked((embeddings.double() @ concepts(texts).double().T).float(), class_names, top)
 
 
 def class_words(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -111,6 +112,11 @@ def class_embeddings(
     wordings = prompts(dataset, class_names)
     flat = embed_texts(encoder, [text for of_class in wordings for text in of_class], cache_dir)
     return flat.view(len(wordings), -1, flat.shape[-1])
+
+
+def concepts(texts: Float[Tensor, "K W D"]) -> Float[Tensor, "K D"]:
+    """One unit vector a class: the direction of the mean of its wordings."""
+    return F.normalize(texts.mean(1), dim=-1)
 
 
 def default_cache_dir() -> Path:

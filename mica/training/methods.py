@@ -25,7 +25,8 @@ def make_method(
     """Return the configured method with fresh models, as `build` makes each for its place among them."""
     model, momentum = build(0), config.momentum
     if config.method == "mica":
-        return Pretraining(model, Objectives(config.objectives, texts), precision, momentum, config.augment)
+        objectives = Objectives(config.objectives, texts, model.required_card("trained").seen_classes)
+        return Pretraining(model, objectives, precision, momentum, config.augment)
     if config.method == "supervised":
         return Supervised(model, len(model.card.class_names), config.augment, precision)
     assert momentum.decay is not None  # as check_config has seen to

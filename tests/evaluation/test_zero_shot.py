@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 
 from mica.errors import InputError
 from mica.evaluation.results import Score
-from mica.evaluation.zero_shot import concepts, seen_unseen_curve, zero_shot_scores
+from mica.evaluation.zero_shot import seen_unseen_curve, zero_shot_scores
+from mica.models.text import concepts
 
 K, W, D = 7, 3, 5
 NAMES = tuple(f"class {label}" for label in range(K))

@@ -18,15 +18,20 @@ from mica.errors import InputError
 from mica.evaluation.evaluate import Evaluation
 from mica.models.baseline_losses import contrast, nearest
 from mica.models.baselines import AimCLR, BaselineConfig, CrosSCLR, SkeletonCLR
-from mica.models.encoding import encode
+from mica.models.encoding import encode, statistics_kept
+from mica.models.method import Around
 from mica.models.mica import MICA
 from mica.models.stgcn import EncoderConfig
+from mica.objectives import ObjectiveConfig
 from mica.training.checks import check_config
 from mica.training.config import MomentumConfig, OptimizerConfig, PretrainConfig
 from mica.training.loop import pretrain
+from mica.training.step import Pretraining
 from mica.training.trainer import Trainer
 from mica.transforms.augment import AugmentConfig
+from mica.transforms.draws import Draws
 from mica.transforms.sampling import Preprocessing
+from mica.transforms.streams import to_stream
 
 MakeConfig = Callable[..., PretrainConfig]
 CLASSICS = ("skeletonclr", "aimclr", "crossclr", "supervised")
@@ -102,6 +107,32 @@ def test_the_queue_holds_the_momentum_encoders_keys(tiny_store: Store, tiny_conf
     assert trainer.trained.memory.queue.real.shape == (40, 8)
 
 
+@pytest.mark.parametrize("method", ["mica", *CONTRASTIVE])
+def test_keys_are_what_momentum_encoders_say_of_the_other_view(
+    tiny_store: Store, tiny_config: MakeConfig, method: Any
+) -> None:
+    changed = {"method": method, "objectives": ObjectiveConfig(instance=1.0)}
+    trainer = Trainer(tiny_config(**{**settings("skeletonclr"), **changed}), tiny_store)
+    steps(trainer, 1)
+    trained, layout = trainer.trained, trainer.layout
+    if isinstance(trained, Pretraining):
+        assert trained.momentum is not None
+        momentum = {"view2": trained.momentum.model}
+    elif isinstance(trained, CrosSCLR):
+        momentum = {stream: memory.encoder.model for stream, memory in trained.memories.items()}
+    else:
+        momentum = {"joint": trained.memory.encoder.model}
+    views = torch.randn(len(trained.augmentations), 4, 3, 8, layout.num_joints, 1)
+    around = Around(torch.zeros(4, dtype=torch.long), Draws(0, 0, range(4)))
+    trained.begin([views], around)
+    assert around.keys.keys() == momentum.keys()
+    for name, model in momentum.items():
+        view = to_stream(views[1], "joint" if name == "view2" else name, layout)[None]
+        with torch.no_grad(), statistics_kept(model):
+            expected = F.normalize(model.project(encode(model, view, torch.float32)[0]), dim=1)
+        torch.testing.assert_close(around.keys[name], expected)
+
+
 def test_momentum_encoders_follow_their_own_model(tiny_store: Store, tiny_config: MakeConfig) -> None:
     trainer = Trainer(tiny_config(**settings("crossclr")), tiny_store)
     assert isinstance(trainer.trained, CrosSCLR)
@@ -145,6 +176,11 @@ def test_aimclr_mines_once_half_of_the_training_has_passed(
         logits = torch.cat(seen[0], dim=1) / 0.07
         positives = nearest([others for _, others in seen], 2) if step >= 3 else None
         assert terms["instance"] == pytest.approx(contrast(logits, positives).item(), rel=1e-4, abs=1e-6)
+        drawn = []
+        for own, others in seen[1:]:
+            logarithms = (torch.cat([own, others], dim=1).double() / 0.07).log_softmax(1)
+            drawn.append(-(logits.double().softmax(1) * logarithms).sum(1).mean())
+        assert terms["divergence"] == pytest.approx(sum(drawn).item() / 2, rel=1e-4, abs=1e-6)
         assert terms["loss"] == pytest.approx(terms["instance"] + terms["divergence"], rel=1e-5)
 
 

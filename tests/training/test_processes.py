@@ -26,7 +26,7 @@ from mica.data.synthetic import generate
 from mica.models import baselines
 from mica.models.baselines import BaselineConfig
 from mica.models.description import MethodName
-from mica.objectives import ObjectiveConfig
+from mica.objectives import ObjectiveConfig, cross_correlation_loss
 from mica.training import methods
 from mica.training import step as step_module
 from mica.training import trainer as trainer_module
@@ -41,6 +41,8 @@ from tests.conftest import FakeTextEncoder, tiny_run_config
 WORLD, SHARE = 4, 16
 QUEUE = 75
 """Of keys: two steps overwrite the first of them, and no step fills it evenly."""
+SINGLES = torch.randn(2, WORLD, 3, generator=torch.Generator().manual_seed(0))
+"""Two views of as many clips as there are processes."""
 CPU = torch.device("cpu")
 Found = dict[str, Any]
 
@@ -154,6 +156,7 @@ def work(rank: int, folder: Path) -> None:
         "apart": steps_of(configuration(sync_norm=False, micro_batch=SHARE // 2), store, count=1),
         **{method: steps_of(classic(method), store) for method in CLASSICS},
         "norms": normed(rank),
+        "one clip each": cross_correlation_loss(*SINGLES[:, rank : rank + 1]),
         "stopping": stopping(rank, store),
     }
     torch.save(found, folder / f"{rank}.part")
@@ -286,6 +289,12 @@ def test_ranks_stay_together_with_norms_and_parts_of_their_own(ranks: list[Found
 
 def test_all_ranks_learn_at_the_same_step_that_one_was_asked_to_stop(ranks: list[Found]) -> None:
     assert [rank["stopping"] for rank in ranks] == [[False, True]] * WORLD
+
+
+def test_features_are_correlated_over_processes_with_a_clip_each(ranks: list[Found]) -> None:
+    expected = cross_correlation_loss(*SINGLES)
+    for rank in ranks:
+        torch.testing.assert_close(rank["one clip each"], expected)
 
 
 def test_synchronised_norms_are_those_of_the_joined_batch(ranks: list[Found]) -> None:
