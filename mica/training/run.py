@@ -30,9 +30,10 @@ from mica.errors import InputError
 from mica.evaluation.runs import CHECKPOINT
 from mica.files import atomic_path, refuse_existing, sync
 from mica.lock import held
+from mica.models.description import DESCRIPTION
 from mica.models.hub import WEIGHTS
 from mica.training.config import PretrainConfig
-from mica.training.state import FOLDER, newest_state, states, write_state
+from mica.training.state import FOLDER, drop_states, newest_state, states, write_state
 
 CONFIG, METRICS, STARTS, BROKEN = "config.yaml", "metrics.jsonl", "starts.jsonl", "broken.jsonl"
 LOGS = (METRICS, STARTS, BROKEN)
@@ -89,7 +90,8 @@ class RunDirectory:
     @property
     def finished(self) -> bool:
         """Whether there is a run that has come to its end."""
-        return self.resuming and (self.checkpoint / WEIGHTS).is_file() and not states(self.folder)
+        whole = all((self.checkpoint / name).is_file() for name in (WEIGHTS, DESCRIPTION))
+        return self.resuming and whole and not states(self.folder)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -108,6 +110,7 @@ class RunDirectory:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear()
         else:
+            drop_states(self.folder, after=state["step"])
             self._cut_back(state["step"])
         with atomic_path(self.folder / CONFIG, overwrite=True) as temporary:
             temporary.write_text(yaml.safe_dump(asdict(self._config), sort_keys=False))
@@ -197,7 +200,16 @@ def _flat(entries: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_run(folder: Path) -> bool:
     """Whether `folder` is a run or untouched: anything else is not ours to remove."""
-    return folder.is_dir() and ((folder / CONFIG).is_file() or _is_untouched(folder))
+    return folder.is_dir() and (_has_config(folder) or _is_untouched(folder))
+
+
+def _has_config(folder: Path) -> bool:
+    """Whether there is a config.yaml that is ours: other programs have files of that name."""
+    try:
+        entries = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(entries, dict) and {"encoder", "optimizer"} <= entries.keys()
 
 
 def _is_untouched(folder: Path) -> bool:

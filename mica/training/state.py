@@ -61,6 +61,13 @@ def write_state(run: Path, step: int, state: dict[str, Any]) -> Path:
     return final
 
 
+def drop_states(run: Path, after: int) -> None:
+    """Remove the states after so many steps: torn ones, which would count among those that stay."""
+    for folder in states(run):
+        if folder.name > f"step-{after:08}":
+            shutil.rmtree(folder)
+
+
 def states(run: Path) -> list[Path]:
     """The states of a run, oldest first, whole or not."""
     return sorted((run / FOLDER).glob("step-*"))

@@ -85,7 +85,8 @@ def test_who_has_waited_for_a_run_finds_it_as_it_now_is(tmp_path: Path) -> None:
     early = RunDirectory(tmp_path / "run", CONFIG, resume=True)
     early.resuming = False  # it looked before there was a run
     (first.checkpoint).mkdir()
-    (first.checkpoint / "model.safetensors").touch()
+    for name in ("model.safetensors", "model.json"):
+        (first.checkpoint / name).touch()
     first.finish()
     for run in (second, early):
         with run.held():
@@ -98,12 +99,45 @@ def test_a_kill_while_states_are_dropped_leaves_a_finished_run(
     run = begun(tmp_path / "run")
     run.save(1, {"step": 1})
     run.checkpoint.mkdir()
-    (run.checkpoint / "model.safetensors").touch()
+    for name in ("model.safetensors", "model.json"):
+        (run.checkpoint / name).touch()
     monkeypatch.setattr(
         run_module.shutil, "rmtree", lambda path, **_: (path / "step-00000001/tree.json").unlink()
     )
     run.finish()
     assert RunDirectory(tmp_path / "run", CONFIG, resume=True).finished
+
+
+def test_weights_without_a_description_are_no_finished_run(tmp_path: Path) -> None:
+    """A disk that fills between the two leaves what nobody can load: a resume has to go on."""
+    run = begun(tmp_path / "run")
+    run.checkpoint.mkdir()
+    (run.checkpoint / "model.safetensors").touch()
+    assert not RunDirectory(tmp_path / "run", CONFIG, resume=True).finished
+
+
+@pytest.mark.parametrize("text", ["database: postgres\n", "- a list\n", "encoder: [", "\x00"])
+def test_a_folder_with_a_configuration_of_something_else_is_not_overwritten(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is no run directory"):
+        RunDirectory(tmp_path, CONFIG, overwrite=True)
+
+
+def test_a_torn_state_takes_no_place_of_a_good_one(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    for step in (1, 2):
+        run.save(step, {"step": step})
+    for step in (2, 3):
+        (tmp_path / "run" / "state" / f"step-{step:08}" / "tree.json").write_text("torn")
+        again = RunDirectory(tmp_path / "run", CONFIG, resume=True)
+        with pytest.warns(UserWarning, match="torn"):
+            state = again.begin()
+        assert state is not None
+        assert state["step"] == 1
+        again.save(3, {"step": 3})
 
 
 def test_a_broken_step_after_the_save_is_logged_once(tmp_path: Path) -> None:
