@@ -38,7 +38,7 @@ PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "transfer": ("Another data set, and where it has one another skeleton.", (_TRAINS, _DRAWS)),
     "zero-shot": ("The nearest class by its prompts alone; unseen classes where the run left some out.", ()),
     "ensemble": ("The scores of several runs added up: joint, bone and motion.", ()),
-    "all": ("Every protocol that applies, on features extracted once.", (_TRAINS, _DRAWS)),
+    "all": ("Every protocol that applies, on features that they share.", (_TRAINS, _DRAWS)),
 }
 
 
@@ -53,7 +53,10 @@ def add_command(commands: Any) -> None:
     for name, (text, options) in PROTOCOLS.items():
         protocol = parsers.make(text)
         parsers.add_run(protocol)
-        parsers.add_data(protocol)
+        if name == "transfer":
+            parsers.add_data(protocol, "the store to transfer to")
+        else:
+            parsers.add_data(protocol)
         _add_inputs(protocol, name)
         _add_options(protocol, name, options)
         protocols.add_subcommand(name, protocol, help=text)
@@ -86,11 +89,25 @@ def _add_options(parser: ArgumentParser, protocol: str, options: tuple[str, ...]
         parser.add_argument("--features", choices=choices, default="trained", help=known)
     if _DRAWS in options:
         parser.add_argument(
-            "--seeds", type=int, default=None, help="how often what is drawn is drawn; 3 or 5 by default"
+            "--seeds",
+            type=int,
+            default=None,
+            help="repetitions, each with other draws; by default 5 (linear, semi) or 3",
         )
     if _TRAINS in options:
-        parser.add_argument("--epochs", type=int, default=None, help="at most, in fine-tuning")
-        parser.add_argument("--lr", type=float, default=None, help="of the encoder, in fine-tuning")
+        more = "; more where that makes fewer than 15 steps" if protocol == "semi" else ""
+        parser.add_argument(
+            "--epochs",
+            type=int,
+            default=None,
+            help=f"of fine-tuning, at most; by default 5, of a random encoder 40{more}",
+        )
+        parser.add_argument(
+            "--lr",
+            type=float,
+            default=None,
+            help="of the encoder, in fine-tuning; by default 0.0001, of a random one 0.01",
+        )
 
 
 def evaluate(options: Namespace) -> None:
@@ -119,7 +136,12 @@ def _evaluate_all(evaluation: Evaluation, chosen: Namespace) -> None:
 
     target: Store | None = None if chosen.transfer_to is None else Store.open(chosen.transfer_to)
     inputs: dict[str, Any] = {"transfer_to": target, "others": chosen["with"]}
-    _show(list(evaluate_all(evaluation, **inputs)), chosen.run)
+    results: list[Result] = []
+    try:
+        results.extend(evaluate_all(evaluation, **inputs))
+    finally:  # what was found before an error or Ctrl-C is shown
+        if results:
+            _show(results, chosen.run)
     for protocol, reason in left_out(evaluation, **inputs).items():
         print(f"left out: {protocol}, since {reason}")
 

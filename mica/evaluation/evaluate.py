@@ -27,7 +27,7 @@ from mica.evaluation.results import ProtocolName, Result, Score
 from mica.evaluation.retrieval import retrieval_scores, text_retrieval_scores
 from mica.evaluation.runs import CHECKPOINT, check_fit, fresh_model, keep_result
 from mica.evaluation.semi import semi_scores
-from mica.evaluation.transfer import transfer_scores
+from mica.evaluation.transfer import fit_to, transfer_scores
 from mica.evaluation.tuning import FineTuneConfig, recipe
 from mica.evaluation.zero_shot import zero_shot_scores
 from mica.models.mica import MICA, ModelCard
@@ -63,8 +63,11 @@ class Effort:
         return self.training or recipe(source)
 
 
+_OVERLAPPING = {"ntu60", "ntu120"}
+
+
 class Evaluation:
-    """A run and a store, with the features of each source extracted once and shared by the protocols.
+    """A run and a store, with the features of each source extracted once for all protocols that only read them.
 
     Args:
         run: directory that pretraining wrote.
@@ -117,16 +120,23 @@ class Evaluation:
 
         Raises InputError where another run was pretrained on another data set, split or part of it.
         """
+        members = {name: run.pooled("trained") for name, run in self.with_others(others).items()}
+        scores = ensemble_scores(members, self.card.class_names)
+        return self._kept("ensemble", "trained", scores)
+
+    def with_others(self, others: Sequence[str | os.PathLike[str]]) -> dict[str, Evaluation]:
+        """This run and others that can be fused with it, by stream where that tells them apart, else by path.
+
+        Raises InputError as `ensemble` does.
+        """
         runs = [self, *(Evaluation(run, self.store, self.effort) for run in others)]
         for other in runs[1:]:
             check_same_clips(self, other)
-        streams = [run.card.preprocessing.stream for run in runs]
-        names = streams if len(set(streams)) == len(runs) else [str(run.run) for run in runs]
-        if len(set(names)) < len(names) or len(runs) < 2:
+        if len({run.run.resolve() for run in runs}) < len(runs) or len(runs) < 2:
             raise InputError("an ensemble needs at least two different runs", file=self.run)
-        members = {name: run.pooled("trained") for name, run in zip(names, runs, strict=True)}
-        scores = ensemble_scores(members, self.card.class_names)
-        return self._kept("ensemble", "trained", scores)
+        streams: list[str] = [run.card.preprocessing.stream for run in runs]
+        names = streams if len(set(streams)) == len(runs) else [str(run.run) for run in runs]
+        return dict(zip(names, runs, strict=True))
 
     def pooled(self, source: Source) -> SplitFeatures:
         """The features of the training and the test part; extracted on first use."""
@@ -205,6 +215,12 @@ class Evaluation:
             self.effort.recipe(source),
         )
 
+    @property
+    def has_candidates(self) -> bool:
+        """Whether the test part has clips of an unseen class, where the run left some classes out."""
+        unseen = set(range(len(self.card.class_names))) - set(self.card.seen_classes)
+        return not unseen or bool(unseen & set(self.store.labels[self.division.test].tolist()))
+
     def _zero_shot(self, source: Source) -> list[Score]:
         """Unseen classes where the run left some out; else all classes by their prompts, which is not zero-shot."""
         if self.card.text == "none" or source != "trained":
@@ -241,10 +257,12 @@ def transfer(
 ) -> Result:
     """Score a run on another data set, by one of that set's protocols (the usual one unless given); keep the result.
 
-    Where its skeleton is another one, its joints are mapped to the model's. Raises InputError where they cannot be.
+    Where its skeleton is another one, its joints are mapped to the model's. Raises InputError where they cannot be, and
+    for the data set that the run was pretrained on: by another protocol it would be tested on clips it has seen.
     """
     _check_source("transfer", source)
     run, card = Path(run), ModelCard.read(Path(run) / CHECKPOINT)
+    check_target(run, card, target)
     division = split(target, protocol or protocols_of(target)[0].name)
     scores = transfer_scores(
         lambda: fresh_model(run, source),
@@ -258,12 +276,29 @@ def transfer(
 
 
 def check_same_clips(one: Evaluation, other: Evaluation) -> None:
-    """Raise InputError unless two runs were pretrained on the same clips, with the same text encoder or none."""
-    for name in ("protocol", "part", "seen_classes", "text"):
+    """Raise InputError unless two runs have seen the same clips, and as much of their labels by the same encoder."""
+    for name in ("protocol", "part", "seen_classes", "text", "supervision"):
         of_one, of_other = getattr(one.card, name), getattr(other.card, name)
         if of_one != of_other:
             problem = f"pretrained on {of_other}, and {one.run} on {of_one}"
             raise InputError(problem, file=other.run, field=name, hint="fuse runs of the same clips")
+
+
+def check_target(run: Path, card: ModelCard, target: Store) -> None:
+    """Raise InputError unless a run can be transferred to a data set; warn where the two have clips in common."""
+    if target.info.dataset == card.dataset:
+        raise InputError(
+            f"{run} was pretrained on {card.dataset}, and may know clips that would test it",
+            file=target.path,
+            field="dataset",
+            hint="`mica evaluate linear` scores it there; `mica prepare folder --name` names data of one's own",
+        )
+    if {card.dataset, target.info.dataset} == _OVERLAPPING:
+        warnings.warn(
+            "NTU RGB+D 120 holds the clips of NTU RGB+D 60: some of those that test it may have trained it",
+            stacklevel=3,
+        )
+    fit_to(target, card)
 
 
 def _check_source(protocol: str, source: Source) -> None:

@@ -27,6 +27,7 @@ from mica.models.mica import MICA, ModelCard
 from mica.models.readme import ResultLine, describe_model, write_readme
 
 CHECKPOINT = "checkpoint"
+_HINT = "evaluate on the store that the run was trained on; `mica evaluate transfer` takes any other"
 
 
 def fresh_model(run: Path, source: Source = "trained") -> MICA:
@@ -38,7 +39,7 @@ def fresh_model(run: Path, source: Source = "trained") -> MICA:
 
 
 def check_fit(card: ModelCard, store: Store) -> None:
-    """Raise InputError unless the store has the layout, dataset and classes that the model was made for."""
+    """Raise InputError unless the store has the skeleton, dataset and classes that the model was made for."""
     for field, of_model, of_store in (
         ("layout", card.layout, store.info.layout),
         ("dataset", card.dataset, store.info.dataset),
@@ -51,8 +52,11 @@ def check_fit(card: ModelCard, store: Store) -> None:
                 f"the model was pretrained on {of_model}, the store holds {of_store}",
                 file=store.path,
                 field=field,
-                hint="evaluate on the store that the run was trained on; `mica evaluate transfer` takes any other",
+                hint=_HINT,
             )
+    if card.skeleton != store.layout:
+        problem = f"other joints or bones than the model's, under the same name {card.layout}"
+        raise InputError(problem, file=store.path, field="layout", hint=_HINT)
 
 
 def keep_result(

@@ -1,4 +1,4 @@
-"""All protocols that apply to a run, one after another, over features that are extracted once."""
+"""All protocols that apply to a run, one after another, over features that they share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from mica.data.store import Store
-from mica.evaluation.evaluate import Evaluation, transfer
+from mica.evaluation.evaluate import Evaluation, check_target, transfer
 from mica.evaluation.results import PROTOCOLS, ProtocolName, Result
 
 
@@ -18,9 +18,14 @@ def evaluate_all(
 ) -> Iterator[Result]:
     """Yield the result of every protocol but those that `left_out` names, each kept beside the run when it is there.
 
-    transfer_to: another data set to transfer to. others: runs to fuse with this one.
+    transfer_to: another data set to transfer to. others: runs to fuse with this one. Raises InputError, before the
+    first protocol, where one of these does not fit the run.
     """
     skipped = left_out(evaluation, transfer_to=transfer_to, others=others)
+    if transfer_to is not None:
+        check_target(evaluation.run, evaluation.card, transfer_to)
+    if others:
+        evaluation.with_others(others)
     for protocol in PROTOCOLS:
         if protocol in skipped:
             continue
@@ -43,6 +48,8 @@ def left_out(
     reasons: dict[ProtocolName, str] = {}
     if evaluation.card.text == "none":
         reasons["zero-shot"] = "the run was pretrained without text"
+    elif not evaluation.has_candidates:
+        reasons["zero-shot"] = "the test part has no clip of an unseen class"
     if transfer_to is None:
         reasons["transfer"] = "no other data set was given (--transfer-to)"
     if not others:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mica.data.splits import split, zero_shot_split
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation import evaluate, results
-from mica.evaluation.evaluate import Effort, Evaluation, transfer
+from mica.evaluation.evaluate import Effort, Evaluation, check_target, transfer
 from mica.evaluation.features import Source
 from mica.evaluation.results import PROTOCOLS, read_result, read_results, result_file
 from mica.evaluation.runs import check_fit, fresh_model
@@ -201,6 +202,52 @@ def test_runs_of_other_clips_are_not_fused(
         Evaluation(run, tiny_store).ensemble([tmp_path / "whole"])
 
 
+@pytest.mark.filterwarnings("ignore:.*trained on the validation clips")
+def test_runs_that_have_seen_other_supervision_are_not_fused(run: Path, tiny_store: Store) -> None:
+    """A supervised run has read no text either."""
+    other = Path(shutil.copytree(run, run.parent / "supervised"))
+    card = other / "checkpoint" / "model.json"
+    card.write_text(card.read_text().replace('"method": "mica"', '"method": "supervised"'))
+    with pytest.raises(InputError, match="field 'supervision'"):
+        Evaluation(run, tiny_store).ensemble([other])
+
+
+def test_a_run_is_not_fused_with_itself(run: Path, tiny_store: Store) -> None:
+    again = run.parent / "same"
+    again.symlink_to(run)
+    with pytest.raises(InputError, match="two different runs"):
+        Evaluation(run, tiny_store).ensemble([again])
+
+
+def test_a_skeleton_of_the_same_name_is_not_the_same(run: Path, tiny_store: Store) -> None:
+    other = deepcopy(tiny_store)
+    other.layout = replace(tiny_store.layout, center=0 if tiny_store.layout.center else 1)
+    with pytest.raises(InputError, match="other joints or bones than the model's, under the same name"):
+        check_fit(ModelCard.read(run / "checkpoint"), other)
+
+
+def test_clips_that_may_have_trained_a_run_test_no_transfer(
+    run: Path, tiny_store: Store, zero_shot_store: Store
+) -> None:
+    with pytest.raises(InputError, match="pretrained on synthetic, and may know clips"):
+        transfer(run, tiny_store)
+    card = replace(ModelCard.read(run / "checkpoint"), dataset="ntu60")
+    target = deepcopy(zero_shot_store)
+    target.info = replace(target.info, dataset="ntu120")
+    with pytest.warns(match="holds the clips of NTU RGB"):
+        check_target(run, card, target)
+
+
+@pytest.mark.parametrize("wrong", ["with", "transfer"])
+def test_what_does_not_fit_is_told_before_the_first_protocol(
+    run: Path, tiny_store: Store, wrong: str
+) -> None:
+    inputs: dict[str, Any] = {"others": [run / "no-such"]} if wrong == "with" else {"transfer_to": tiny_store}
+    with pytest.raises(InputError):
+        next(evaluate_all(Evaluation(run, tiny_store, QUICK), **inputs))
+    assert not (run / "evaluation").exists()
+
+
 def test_another_run_may_have_chosen_how_the_features_are_probed(run: Path, tiny_store: Store) -> None:
     """Coordinates and untrained encoders, which have learned from no clip, choose for themselves."""
     validated = {
@@ -222,7 +269,12 @@ def test_another_run_may_have_chosen_how_the_features_are_probed(run: Path, tiny
 
 @pytest.mark.parametrize(("source", "expected"), [("trained", FineTuneConfig()), ("random", FROM_SCRATCH)])
 def test_an_untrained_encoder_is_given_longer(
-    source: Source, expected: FineTuneConfig, run: Path, tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+    source: Source,
+    expected: FineTuneConfig,
+    run: Path,
+    tiny_store: Store,
+    zero_shot_store: Store,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert FROM_SCRATCH.epochs > FineTuneConfig().epochs
     evaluation, told = Evaluation(run, tiny_store), []
@@ -231,7 +283,7 @@ def test_an_untrained_encoder_is_given_longer(
         monkeypatch.setattr(evaluate, name, lambda *arguments, **_: told.append(arguments[-1]))
     evaluation.evaluate("finetune", source)
     evaluation.evaluate("semi", source)
-    transfer(run, tiny_store, source=source)
+    transfer(run, zero_shot_store, source=source)
     assert told == [expected] * 3
 
 
