@@ -88,8 +88,10 @@ def flatten(features: Float[Tensor, "clips features"]) -> Float[np.ndarray, "cli
     """Lay features out in the plane by t-SNE of their cosine geometry; too few clips for that, by PCA."""
     unit = F.normalize(features, dim=1).numpy()
     count = len(unit)
+    if not np.ptp(unit, axis=0).any():  # t-SNE crashes on features that are all the same
+        return np.zeros((count, 2))
     if count < 10:
-        points = PCA(min(2, *unit.shape)).fit_transform(unit) if count > 1 else np.zeros((count, 2))
+        points = PCA(min(2, *unit.shape)).fit_transform(unit)
         return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
     reduced = PCA(min(_PCA_WIDTH, *unit.shape), random_state=0).fit_transform(unit)
     return TSNE(perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=0).fit_transform(reduced)

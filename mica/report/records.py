@@ -27,14 +27,13 @@ def read_records(run: Path) -> RunRecords:
         if not (run / name).is_file():
             hint = "give a directory that `mica pretrain` wrote"
             raise InputError("no such file", file=run / name, hint=hint)
-    config, metrics = (run / CONFIG).read_text(encoding="utf-8"), read_metrics(run / METRICS)
-    return RunRecords(config, metrics, read_results(run))
+    return RunRecords(_text(run / CONFIG), read_metrics(run / METRICS), read_results(run))
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """Return the entries, one an epoch; none for a run of no epochs."""
     entries = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(file).splitlines(), start=1):
         place = f"line {number}"
         try:
             entry = json.loads(line)
@@ -42,7 +41,14 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
             raise InputError(f"not JSON ({error})", file=file, field=place) from error
         if not isinstance(entry, dict):
             raise InputError("not a JSON object", file=file, field=place)
-        if not {"epoch", "loss"} <= entry.keys():
+        if not (isinstance(entry.get("epoch"), int) and isinstance(entry.get("loss"), int | float)):
             raise InputError("no epoch or no loss", file=file, field=place)
         entries.append(entry)
     return entries
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not a text ({error})", file=file) from error

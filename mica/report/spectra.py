@@ -64,6 +64,8 @@ class SpectrumRecorder:
 
     def _see_layer(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(layer, FreST)
+        if not len(self._clip):
+            return
         x = inputs[0][self._present]
         numbers = (self._clip, energy(x), energy(layer.filter(x)), layer.gate_map(x)["kept"])
         clip, entering, passed, kept = (number.cpu().numpy() for number in numbers)

@@ -39,7 +39,7 @@ TERMS = {
     "motion": ("Motion stream (CrosSCLR)", "nats"),
     "bone": ("Bone stream (CrosSCLR)", "nats"),
     "classes": ("Classes, with labels", "nats"),
-    "knn_validation": ("Running kNN on validation subjects", "top-1 [%]"),
+    "knn_validation": ("Running kNN on validation clips", "top-1 [%]"),
 }
 SEEN: dict[Supervision, str] = {
     "none": "skeletons alone",
@@ -65,7 +65,7 @@ def title(card: ModelCard) -> str:
 def method(card: ModelCard, epochs: int) -> str:
     """The method in one sentence."""
     frest = "with a FreST layer in every block" if card.encoder.frest else "without FreST"
-    part = "whole training part" if card.part == "train" else "training part less the validation subjects"
+    part = "whole training part" if card.part == "train" else "training part less the validation clips"
     trained = "not trained at all: a random encoder"
     if epochs:
         trained = f"pretrained for {epochs} epochs on the {part}"

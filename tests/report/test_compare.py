@@ -283,11 +283,11 @@ def test_curves_hold_all_runs_that_recorded_a_term(page: Page) -> None:
     assert alts.keys() == {
         "Total loss, weighted",
         "Inter: skeleton and text",
-        "Running kNN on validation subjects",
+        "Running kNN on validation clips",
     }
     assert all(f"{name} 2.25 after epoch 4" in alts["Total loss, weighted"] for name in ("plain", "late"))
     assert "plain" not in alts["Inter: skeleton and text"]
-    assert "words 53 after epoch 4" in alts["Running kNN on validation subjects"]
+    assert "words 53 after epoch 4" in alts["Running kNN on validation clips"]
 
 
 def test_what_it_cost_is_told(four: list[Path], page: Page, make_card: MakeCard) -> None:

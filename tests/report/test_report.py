@@ -25,7 +25,7 @@ from mica.models.mica import MICA
 from mica.models.stgcn import EncoderConfig
 from mica.report import write_report
 from mica.report.figures.charts import class_bars
-from mica.report.probe import probe
+from mica.report.probe import flatten, probe
 from mica.report.views import confusion_view
 from mica.report.words import meaning, method, parts
 from mica.training.config import OptimizerConfig, PretrainConfig
@@ -302,9 +302,7 @@ def test_says_what_is_missing(store: Store, tmp_path: Path) -> None:
 
 def test_says_which_part_and_how_many_classes_were_seen(trained: Path) -> None:
     card = MICA.from_pretrained(trained / "checkpoint").card
-    assert method(card, 2).endswith(
-        "pretrained for 2 epochs on the training part less the validation subjects."
-    )
+    assert method(card, 2).endswith("pretrained for 2 epochs on the training part less the validation clips.")
     card = replace(card, part="train", seen_classes=(0, 2))
     assert method(card, 2).endswith("on the whole training part, of 2 of the 3 classes.")
 
@@ -405,15 +403,24 @@ def test_refuses_what_is_no_run(run: Path, store: Store, missing: str) -> None:
         ("metrics.jsonl", '{"epoch": 0, "loss": 1.0}\n{"epoch": 1, "lo', r"line 2.*not JSON"),
         ("metrics.jsonl", '{"epoch": 0}', "no loss"),
         ("metrics.jsonl", "[]", "not a JSON object"),
+        ("metrics.jsonl", '{"epoch": null, "loss": 1.0}', "no epoch"),
+        ("metrics.jsonl", b"\xff\xfe", "not a text"),
+        ("config.yaml", b"\xff\xfe", "not a text"),
         ("evaluation/knn.json", '{"protocol": "knn", "top1": 1.0, "clips": 3}', "no result of format 2"),
         ("evaluation/knn.json", '{"format": 2, "protocol": "knn"}', "missing or malformed"),
     ],
 )
-def test_refuses_damaged_files(run: Path, store: Store, file: str, text: str, problem: str) -> None:
+def test_refuses_damaged_files(run: Path, store: Store, file: str, text: str | bytes, problem: str) -> None:
     (run / "evaluation").mkdir()
-    (run / file).write_text(text)
+    (run / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=f"(?s){Path(file).name}.*{problem}"):
         write_report(run, store)
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_features_that_are_all_the_same_are_one_point(count: int) -> None:
+    """A collapsed encoder; scikit-learn's t-SNE dies of it."""
+    assert not flatten(torch.ones(count, 8)).any()
 
 
 def test_refuses_another_store(run: Path, store: Store, tmp_path: Path) -> None:

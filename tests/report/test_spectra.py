@@ -104,6 +104,14 @@ def test_batches_are_one_after_another(encoder: STGCN, bodies: torch.Tensor) -> 
     np.testing.assert_allclose(one.passed, other.passed, rtol=1e-9)
 
 
+def test_a_batch_of_nobody_adds_nothing(encoder: STGCN, bodies: torch.Tensor) -> None:
+    alone, after = record(encoder, bodies), record(encoder, bodies, torch.zeros_like(bodies))
+    assert (after.clips, after.bodies) == (10, alone.bodies)
+    layer = encoder.frest_layers[0]
+    np.testing.assert_array_equal(after.spectra(layer).passed, alone.spectra(layer).passed)
+    assert record(encoder, torch.zeros_like(bodies)).bodies == 0
+
+
 def test_leaves_no_hooks_and_counts_without_frest(encoder: STGCN, bodies: torch.Tensor) -> None:
     record(encoder, bodies)
     assert not encoder._forward_pre_hooks

@@ -50,13 +50,18 @@ class Picture:
 
 
 def shorten(name: str) -> str:
-    """Cut a long class name at a word.
+    """Cut a long class name at a word, or where it has but one within it.
 
     >>> shorten("take something out of a bag or a backpack")
     'take something out of a bag or a …'
+    >>> shorten("take_something_out_of_a_bag_or_a_backpack")
+    'take_something_out_of_a_bag_or_a …'
     """
     name = drawable(name)
-    return textwrap.shorten(name, _LONGEST_NAME, placeholder=" …") if len(name) > _LONGEST_NAME else name
+    if len(name) <= _LONGEST_NAME:
+        return name
+    short = textwrap.shorten(name, _LONGEST_NAME, placeholder=" …")
+    return name[: _LONGEST_NAME - 2] + " …" if short == "…" else short
 
 
 def drawable(text: str) -> str:

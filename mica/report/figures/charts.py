@@ -71,7 +71,7 @@ def confusion(counts: Int[np.ndarray, "K K"], class_names: Sequence[str]) -> Pic
     bar.outline.set_visible(False)
     alt = (
         f"Confusion matrix of {classes} classes, in percent of each true class; "
-        f"{np.diag(percent).mean():.0f} % on the diagonal on average."
+        f"{np.diag(percent)[counts.any(axis=1)].mean():.0f} % on the diagonal on average."
     )
     return to_picture(figure, alt)
 
