@@ -83,6 +83,8 @@ def _resuming(arguments: list[str]) -> str:
     if arguments[0] == "compare":
         return f"the same command: mica {shlex.join(arguments)}"
     kept = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+    if arguments[0] == "demo":
+        return f"the same command, which begins anew: mica {shlex.join([*kept, '--overwrite'])}"
     processes = os.environ.get("WORLD_SIZE", "1")
     launch = "" if processes == "1" else f"(launched on {processes} processes as before, or on any number) "
     return f"{launch}mica {shlex.join([*kept, '--resume'])}"
@@ -120,7 +122,8 @@ def _pretrain(options: Namespace) -> None:
         profile=options.profile,
     )
     if _is_first_process():
-        print(f"run: {options.out}\nnext: mica evaluate linear --run {options.out} --data {options.data}")
+        command = ["mica", "evaluate", "linear", "--run", options.out, "--data", options.data]
+        print(f"run: {options.out}\nnext: {shlex.join(command)}")
 
 
 def _is_first_process() -> bool:
@@ -162,8 +165,10 @@ def _demo_parser() -> ArgumentParser:
 def _add_settings(parser: ArgumentParser) -> None:
     from mica.configs import add_config, datasets, methods
 
-    recipes = f"METHOD ({', '.join(methods())}), a slash, DATASET ({', '.join(datasets())})"
-    parser.add_argument("--config", action="config", help=f"a YAML file, or a recipe: {recipes}")
+    recipes = f"METHOD ({', '.join(methods())}), a slash, DATASET ({', '.join(datasets())}) or a YAML file"
+    parser.add_argument(
+        "--config", action="config", help=f"a recipe: {recipes}; or a YAML file that says all"
+    )
     parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="run directory to create")
     parsers.add_overwrite(parser)

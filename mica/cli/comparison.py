@@ -49,8 +49,8 @@ def add_command(commands: Any) -> None:
         "--trials",
         type=int,
         default=1,
-        help="settings of each method to choose from on the validation part, the recipe's first; with 1 that alone is "
-        "trained without that part, to choose the settings of the probes",
+        help="settings of each method to choose from on the validation part, 1 to 5, the recipe's first; with 1 that "
+        "alone is trained without that part, to choose the settings of the probes",
     )
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     commands.add_subcommand("compare", parser, help="several methods, tuned and trained alike, in one table")

@@ -66,7 +66,7 @@ RECORDED: dict[str, tuple[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
                 {
                     "default": None,
                     "choices": ("y", "-y", "z"),
-                    "help": "the axis that points up; y, or -y of pixels",
+                    "help": parsers.UP,
                 },
             ),
             ("--dimensions", {"default": None, "type": int, "help": "2: arrays hold x, y, confidence"}),
@@ -156,7 +156,9 @@ def _export_parser() -> ArgumentParser:
     parser.add_argument("format", choices=("ctr-gcn", "pyskl"), help="whose files")
     parsers.add_data(parser)
     parser.add_argument("--out", type=str, required=True, help="the .npz or .pkl to write")
-    parser.add_argument("--protocol", type=str, default="cross-subject", help="what divides train and test")
+    parser.add_argument(
+        "--protocol", type=str, default=None, help="what divides train and test; by default the usual one"
+    )
     parser.add_argument(
         "--frames", type=int, default=300, help="of ctr-gcn: frames that each clip is filled up to with zeros"
     )

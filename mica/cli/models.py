@@ -66,7 +66,7 @@ def _add_clips(parser: ArgumentParser) -> None:
         "--layout", type=str, default=None, help="whose joints the files hold; by default the model's"
     )
     parser.add_argument("--units", choices=UNITS, default="metres", help="of the coordinates in files")
-    parser.add_argument("--up", choices=("y", "-y", "z"), default=None, help="the axis that points up there")
+    parser.add_argument("--up", choices=("y", "-y", "z"), default=None, help=parsers.UP)
     parser.add_argument("--dimensions", type=int, default=None, help="2: arrays hold x, y, confidence")
 
 
@@ -75,7 +75,9 @@ def _export_parser() -> ArgumentParser:
         "Write the encoder as ONNX, any number of clips at a time, compared with PyTorch before it is kept."
     )
     parser.add_argument("--model", type=str, required=True, help=_MODEL)
-    parser.add_argument("--out", type=str, required=True, help="FILE.onnx")
+    parser.add_argument(
+        "--out", type=str, required=True, help="FILE.onnx, or FILE.pt2 for PyTorch's own format"
+    )
     parser.add_argument(
         "--frames", type=int, default=None, help="frames a clip; by default those it was pretrained with"
     )

@@ -12,6 +12,7 @@ from mica.comparison.jobs import Job, work_through
 from mica.comparison.page import write_page
 from mica.comparison.standings import Standings, read_standings
 from mica.comparison.table import write_table
+from mica.configs import datasets
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.evaluation.validation import read_validated, validation_top1
@@ -63,6 +64,11 @@ class Plan:
         """How a contestant is trained on a part of the clips; raises InputError where a setting is out of range."""
         budget = [] if self.budget is None else [f"optimizer.epochs={self.budget}"]
         recipe = self.recipe or Store.open(self.data).info.dataset
+        if recipe not in datasets() and not Path(recipe).is_file():
+            hint = (
+                f"--recipe own, another of {', '.join(datasets())}, or a YAML file of what all methods share"
+            )
+            raise InputError(f"there is no recipe for '{recipe}'", field="recipe", hint=hint)
         config = one.config(recipe, seed, *self.settings, f"split.part={part}", "knn_every=0", *budget)
         check_config(config)
         return config

@@ -58,7 +58,7 @@ def find_recipe(name: str) -> tuple[Path, ...]:
         return (Path(name),)
     hint = (
         f"METHOD/DATASET, METHOD one of {', '.join(methods())}; DATASET one of {', '.join(datasets())}, "
-        "or a YAML file of your own"
+        "or a YAML file"
     )
     raise InputError(f"'{name}' is neither a shipped recipe nor a file", field="config", hint=hint)
 

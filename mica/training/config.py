@@ -36,7 +36,7 @@ class OptimizerConfig:
     """Optimiser, schedule and batch: linear warm-up, then a cosine to zero or steps down.
 
     Args:
-        name: "adamw", or "sgd" with Nesterov's momentum of 0.9, as the peers train.
+        name: "adamw", or "sgd" with Nesterov's momentum of 0.9 (the peers' is plain).
         epochs: passes over the clips.
         batch_size: clips a step, of all processes together; each gives two views. Losses compare all of them.
         micro_batch: clips that go through the encoder at a time on one process, or null for all of its share: a large

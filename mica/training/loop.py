@@ -6,6 +6,7 @@ import errno
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from mica.training.phases import StepProfile
 from mica.training.run import BROKEN, STARTS, RunDirectory
 from mica.training.trainer import Trainer
 from mica.training.watchdog import Watchdog
+from mica.transforms.augment import AugmentConfig
 
 TRACKING = "tracking"
 """What Accelerate's trackers write to, in the run directory."""
@@ -51,6 +53,11 @@ def pretrain(
     full. Raises `Interrupted` where SIGTERM or Ctrl-C asked it to save and leave.
     """
     accelerator = make_accelerator(log_with=_trackers(config) or None, project_dir=str(out))
+    if config.augment == AugmentConfig() and config.method != "supervised" and accelerator.is_main_process:
+        warnings.warn(
+            "no view is augmented: both views of a clip are the same. A recipe has views: --config mica/own, for one",
+            stacklevel=2,
+        )
     run = RunDirectory(out, config, overwrite, resume) if accelerator.is_main_process else None
     trainer = Trainer(config, store, accelerator)
     Session(trainer, run, profile).train()

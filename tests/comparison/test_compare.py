@@ -236,6 +236,18 @@ def test_a_change_that_cannot_be_is_told_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_data_set_without_a_recipe_is_told_what_to_give(tiny_store: Store, tmp_path: Path) -> None:
+    renamed = write(
+        tmp_path / "gait.arrow",
+        (tiny_store.clip(i) for i in range(len(tiny_store))),
+        replace(tiny_store.info, dataset="gait"),
+    )
+    other = plan(Store.open(renamed.path), tmp_path / "out")
+    with pytest.raises(InputError, match=r"no recipe for 'gait'(.|\n)*--recipe own"):
+        compare(METHODS, other)
+    replace(other, recipe="own").config(contestant.Contestant("aimclr"), 0, "fit")
+
+
 def test_epochs_and_streams_are_those_of_the_runs(done: tuple[Path, Standings], tmp_path: Path) -> None:
     out = Path(shutil.copytree(done[0], tmp_path / "out"))
     run = out / "supervised" / "seed-0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,9 @@ from mica.skeleton import LAYOUTS, layout_from_dict, layout_to_dict
 from mica.training import trainer as trainer_module
 from mica.training.config import PretrainConfig, SplitConfig
 from mica.training.loop import pretrain
+from mica.training.step import Pretraining
 from mica.training.trainer import Trainer
+from mica.transforms.augment import AugmentConfig
 
 RUN = [".lock", "checkpoint", "config.yaml", "metrics.jsonl", "starts.jsonl"]
 MakeConfig = Callable[..., PretrainConfig]
@@ -190,6 +193,26 @@ def test_unseen_classes_are_never_read(
     assert set(trainer.card.seen_classes) == set(range(27)) - set(unseen)
 
 
+@pytest.mark.parametrize(("mirror", "warned"), [(0.0, 1), (0.5, 0)])
+def test_views_that_are_the_same_are_told(
+    tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path, mirror: float, warned: int
+) -> None:
+    config = replace(tiny_config(epochs=1), augment=AugmentConfig(mirror=mirror))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pretrain(config, tiny_store, tmp_path / "run")
+    assert sum("both views of a clip are the same" in str(one.message) for one in caught) == warned
+
+
+def test_words_of_unseen_classes_are_no_concepts(
+    zero_shot_store: Store, tiny_config: MakeConfig, fake_text: None
+) -> None:
+    how = SplitConfig(zero_shot="22/5", part="train")
+    trainer = Trainer(tiny_config(batch_size=11, split=how, text="minilm"), zero_shot_store)
+    assert isinstance(trainer.trained, Pretraining)
+    assert len(trainer.trained.objectives.concepts) == 22
+
+
 def test_a_loss_that_is_not_finite_stops_training(
     tiny_store: Store, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +298,7 @@ def test_overwrite_keeps_the_old_run_until_the_settings_are_good(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_text("seed: 1\n")
+    (run / "config.yaml").write_text("encoder: {}\noptimizer: {}\n")
     (run / "kept").touch()
     bad = [
         tiny_config(encoder=EncoderConfig("stgcn-small", groups=7)),

@@ -25,9 +25,11 @@ def make_store(dataset: str, folder: Path) -> Store:
     """A few synthetic clips under the name, classes and skeleton of a data set, divided for all its protocols."""
     info, clips, _ = generate(clips_per_class=2, subjects=4, num_frames=(8, 12))
     protocols = [protocol.name for protocol in published_protocols(dataset)]
-    if dataset != "synthetic":
+    if dataset in CLASS_NAMES:
         layout = "kinect-20" if dataset in ("nw-ucla", "utd-mhad") else "ntu-25"
         info = StoreInfo(dataset, layout, CLASS_NAMES[dataset], 30.0)
+    else:
+        info = replace(info, dataset=dataset)
     joints = get_layout(info.layout).num_joints
 
     def divided():
@@ -36,7 +38,7 @@ def make_store(dataset: str, folder: Path) -> Store:
                 return
             part = "train" if place < CLIPS else "test"
             who = TRAINS if part == "train" else TESTS
-            if dataset in ("utd-mhad", "synthetic"):
+            if dataset in ("utd-mhad", "synthetic", "own"):
                 who = {**who, "subject": (1, 3)[place % 2] if part == "train" else 2}
             else:
                 who = {**who, "subject": who["subject"] + place % 2 * (part == "train")}
