@@ -70,8 +70,15 @@ def layout_of(info: StoreInfo) -> SkeletonLayout:
 
 
 def check_info(info: StoreInfo) -> None:
-    """Raise `InputError` unless the layout is known, class names differ and the frame rate is positive."""
+    """Raise `InputError` unless the layout is known, class names differ, the frame rate is positive and the name fits.
+
+    A data set's name becomes a part of file names.
+    """
     layout_of(info)
+    if not info.dataset or set(info.dataset) & set("/\\\0"):
+        raise InputError(
+            f"a data set called {info.dataset!r}", field="dataset", hint="give it a name without / and \\"
+        )
     if not info.class_names or len(set(info.class_names)) < len(info.class_names):
         raise InputError(f"{info.dataset}: class names must be given and differ", field="class_names")
     if not (math.isfinite(info.frame_rate) and info.frame_rate > 0):
@@ -86,8 +93,8 @@ def check_clip(
     """Return `clip` if a store may hold it, else raise `InputError` that names `file`, clip and field
     (`coordinates` is what the file calls the keypoints).
 
-    Coordinates must be float32 of shape (T >= 1, M >= 1, V of the layout, 3), finite and not all zero. Single
-    frames of zeros are legal: the sensor lost the body.
+    Coordinates must be float32 of shape (T >= 1, M >= 1, V of the layout, 3), finite, and the first person not all
+    zero. Single frames of zeros are legal: the sensor lost the body.
     """
 
     def refuse(field: str, problem: str) -> InputError:
@@ -122,4 +129,6 @@ def check_clip(
         raise refuse(coordinates, problem)
     if not keypoints.any():
         raise refuse(coordinates, "zero in every frame: the sensor saw nobody")
+    if not keypoints[:, 0].any():  # it is the one by whom a clip is centred and turned
+        raise refuse(coordinates, "the first person is zero in every frame, another is not")
     return clip

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from mica.data.npy import NewArray, write_npz
-from mica.data.splits import Split, split
+from mica.data.splits import Split, protocols_of, split
 from mica.data.store import Store
 from mica.errors import InputError
 from mica.files import atomic_path
@@ -30,12 +30,12 @@ def export(
     store: Store,
     form: str,
     out: str | os.PathLike[str],
-    protocol: str,
+    protocol: str | None = None,
     *,
     frames: int = 300,
     overwrite: bool = False,
 ) -> Path:
-    """Write the clips of `store` to `out`, divided by `protocol`, and return `out`.
+    """Write the clips of `store` to `out`, divided by `protocol` (None: the usual one), and return `out`.
 
     `form` is "ctr-gcn" for the .npz of CTR-GCN, or "pyskl" for the pickle of pyskl and mmaction2. Coordinates are
     float32 and as stored; CTR-GCN's own files also have the first person's spine, in the first frame, at the origin.
@@ -59,7 +59,7 @@ def export(
     """
     if form not in FORMS:
         raise InputError(f"unknown form '{form}'", field="form", hint=f"known forms: {', '.join(FORMS)}")
-    division = split(store, protocol)
+    division = split(store, protocol or protocols_of(store)[0].name)
     _refuse(store, division, store.persons > PERSONS, f"more than the {PERSONS} persons that the form holds")
     with atomic_path(out, overwrite) as temporary:
         if form == "ctr-gcn":

@@ -1,8 +1,8 @@
 """The classics that MICA is measured against, on its encoder, data, augmentations and evaluation.
 
 SkeletonCLR, AimCLR and CrosSCLR are written anew from their papers' definitions; a supervised ST-GCN is the reference
-from above. Two things differ from what was published, for all three alike: a queue starts empty and fills with real
-keys (random vectors stall small sets), and batch norms see the clips of all processes.
+from above. What differs from what was published stands in docs/comparison.md: among it a queue that starts empty and
+fills with real keys (random vectors stall small sets), and batch norms that see the clips of all processes.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def _trained(card: ModelDescription) -> str:
 def _seen(card: ModelDescription) -> str:
     part = {
         "train": "the whole training part",
-        "fit": "the training part without the validation subjects",
+        "fit": "the training part without the validation clips",
     }.get(card.part, f"the part {card.part}")
     unseen = [name for label, name in enumerate(card.class_names) if label not in card.seen_classes]
     lines = [
@@ -159,7 +159,7 @@ def _listed(names: Sequence[str]) -> str:
 def _input(card: ModelDescription) -> str:
     how, layout = card.preprocessing, card.skeleton
     centre = {"clip": "where it is in the first frame", "frame": "in every frame"}[how.center]
-    turned = "turned to face the camera in the first frame" if how.align_view else "not turned"
+    turned = "turned so that its left is towards +x in the first frame" if how.align_view else "not turned"
     rows = {
         "joints": f"{layout.num_joints}, layout `{layout.name}`: {', '.join(layout.joints)}",
         "coordinates": "x, y, z in metres; right-handed, y up",
@@ -201,8 +201,8 @@ def _results(results: Sequence[ResultLine]) -> str:
     )
     return (
         "| test part | protocol | top-1 % | clips | labels seen |\n| --- | --- | --- | --- | --- |\n"
-        f"{rows}\n\nEvery setting of an evaluation was chosen on the validation subjects, a part of the training "
-        "subjects; the test part was scored once. ± is the standard deviation over seeds."
+        f"{rows}\n\nEvery setting of an evaluation was chosen on the validation clips, a fifth of the training "
+        "part; the test part was scored once. ± is the standard deviation over seeds."
     )
 
 

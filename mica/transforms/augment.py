@@ -24,7 +24,8 @@ Batch = Float[Tensor, "N C T V M"]
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How strongly each augmentation acts; 0 switches it off. They act in this order.
+    """How strongly each augmentation acts; 0 switches it off. They act in this order,
+    but for those that turn and deform: scale, shear, tilt, rotate, yaw.
 
     Args:
         shortest_crop: shortest share of the clip that a random temporal window keeps (resized back to T); 1 is off.
@@ -65,7 +66,7 @@ VIEWS = {
         time_shift=1 / 6, flip=0.5, rotate=30.0, shear=0.5, noise=0.5, blur=0.5, axis_mask=0.5
     ),
 }
-"""AimCLR's two views, with its probabilities."""
+"""AimCLR's two views, with the probabilities of its code; see docs/comparison.md."""
 
 
 def augment(x: Batch, config: AugmentConfig, layout: SkeletonLayout, draws: Draws) -> Batch:

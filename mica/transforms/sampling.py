@@ -23,7 +23,7 @@ class Preprocessing:
     Args:
         num_frames: T, to which every clip is resampled.
         stream: "joint", "bone" or "motion", computed after augmentation.
-        align_view: turn every clip so that the body of its first frame faces the camera.
+        align_view: turn every clip so that the body of its first frame has its left towards +x, and so looks along +z.
         center: subtract the centre joint of every "frame", or of the first frame of the "clip" (keeps the path).
     """
 

@@ -170,6 +170,9 @@ def test_bad_raw_directory(tmp_path: Path, dataset: str, make: Callable[[Path], 
     assert "give the folder" in str(caught.value)
 
 
+SECOND_ALONE = np.ones((2, 2, 20, 3), np.float32) * np.array([0, 1], np.float32)[:, None, None]
+
+
 def changed(**changes: Any) -> Callable[[Clip], None]:
     return lambda clip: clip.__dict__.update(changes)
 
@@ -187,6 +190,7 @@ def changed(**changes: Any) -> Callable[[Clip], None]:
         (changed(keypoints=np.ones((0, 1, 20, 3), np.float32)), "keypoints", "no frames"),
         (changed(keypoints=np.ones((2, 0, 20, 3), np.float32)), "keypoints", "no persons"),
         (changed(keypoints=np.zeros((2, 1, 20, 3), np.float32)), "keypoints", "zero in every frame"),
+        (changed(keypoints=SECOND_ALONE), "keypoints", "the first person is zero in every frame"),
         (changed(keypoints=np.full((2, 1, 20, 3), np.nan, np.float32)), "keypoints", "2 of 2 frames"),
         (changed(name="good"), "name", "came before"),
     ],
@@ -278,6 +282,7 @@ def info_json(**changes: Any) -> str:
         (metadata(info=info_json(colour="red")), None, "mica.info", "colour"),
         (metadata(info=info_json(layout="stick-figure-9")), None, "mica.info", "openpose-18"),
         (metadata(info=info_json(frame_rate=-1.0)), None, "mica.info", "frame rate"),
+        (metadata(info=info_json(dataset="lab/gait")), None, "mica.info", "a data set called 'lab/gait'"),
         (lambda table: table.drop_columns(["subject"]), None, "subject", "columns missing: subject"),
         (lambda table: table.drop_columns(["keypoints"]), None, "keypoints", "columns missing: keypoints"),
         (

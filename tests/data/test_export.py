@@ -38,8 +38,8 @@ def store(make_clip: MakeClip, make_store: Callable[..., Store]) -> Store:
 
 
 def test_ctr_gcn_reads_it(store: Store, tmp_path: Path) -> None:
-    """As the peers' Feeder takes the file apart, spelt out."""
-    file = export(store, "ctr-gcn", tmp_path / "NTU60_CS.npz", "cross-subject", frames=12)
+    """As the peers' Feeder takes the file apart, spelt out; by the usual protocol where none is named."""
+    file = export(store, "ctr-gcn", tmp_path / "NTU60_CS.npz", frames=12)
     parts = split(store, "cross-subject")
     with np.load(file) as content:
         assert sorted(content) == ["x_test", "x_train", "y_test", "y_train"]

@@ -260,7 +260,7 @@ def test_a_clip_that_begins_with_a_dropout_is_centred_on_a_body() -> None:
 
 
 @pytest.mark.parametrize("name", ["kinect-20", "ntu-25"])
-def test_aligned_bodies_face_the_camera(name: str) -> None:
+def test_aligned_bodies_have_their_left_towards_x(name: str) -> None:
     layout = get_layout(name)
     marks = layout.landmarks
     out = one(person(12, layout)[:, None], layout, 1, Preprocessing(16))[:, 0, :, 0]
