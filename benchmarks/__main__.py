@@ -23,7 +23,7 @@ from benchmarks import compare, gpu, plot, table, words
 from benchmarks.operators import Operator
 from benchmarks.registry import OPERATORS
 from benchmarks.results import keep, this_device
-from benchmarks.run import add_selection_arguments, run, selected
+from benchmarks.run import STEP, add_selection_arguments, run, selected
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def _list(_: argparse.Namespace) -> int:
     for operator in OPERATORS.values():
         print("\n".join(_listed(operator)))
+    print(f"{STEP}\n  the step of a pretraining, rung by rung")
     return 0
 
 

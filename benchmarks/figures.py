@@ -51,5 +51,5 @@ def origin(found: Figures, command: str) -> str:
     )
 
 
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
+def markdown(heads: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[str]:
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (heads, ["---"] * len(heads), *lines)]

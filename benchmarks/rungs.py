@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from benchmarks.words import AS_PEERS
 from mica.models.precision import choose_precision, multiplies_bfloat16
 from mica.skeleton import get_layout
 from mica.training import allocator
@@ -52,7 +53,7 @@ class Rung:
 
 def ladder(device: torch.device) -> tuple[Rung, ...]:
     """The rungs for a device, and those that stand apart."""
-    peers = Rung("as peers write it")
+    peers = Rung(AS_PEERS)
     rungs = [peers]
 
     def then(name: str, **change: Any) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks import accounts
 from benchmarks.accounts import CLOCK, COPY_RATE, MATRIX_RATE
 from benchmarks.assembler import AMD, CHIPS, Build, build_all, faults
+from benchmarks.figures import markdown
 from mica_kernels.contrastive import configs as contrastive
 from mica_kernels.launch import ARCHITECTURES, Variant
 from mica_kernels.spectral import configs as spectral
@@ -108,15 +109,7 @@ def _forms(family: Family, figures: Columns, builds: Iterable[Build]) -> list[st
         for build in builds
         if not build.error
     ]
-    return _table((*family.heads, *figures), rows)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    return [
-        f"| {' | '.join(heads)} |",
-        f"|{' --- |' * len(heads)}",
-        *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows),
-    ]
+    return markdown((*family.heads, *figures), rows)
 
 
 USAGE: Columns = {
@@ -220,7 +213,7 @@ def _spectral_account(arch: str, builds: Sequence[Build]) -> list[str]:
         "direction", "dtype", "frames", "layout", "flop/element", "reread/element",
         "partial sums, MB", "flop/byte", "memory, µs", "matrix, µs", "issue, µs",
     )  # fmt: skip
-    return [f"\n### The account of {arch}\n", *_table(heads, rows)]
+    return [f"\n### The account of {arch}\n", *markdown(heads, rows)]
 
 
 def _spectral_row(
@@ -329,8 +322,8 @@ def _contrastive_account(arch: str, builds: Sequence[Build]) -> list[str]:
         "loss", "N = M", "block written, GB", "read, GB", "beyond the inputs forward, MB", "backward, MB",
         "floor, ms", "nothing overlapped, ms (x floor)", "all overlapped, ms (x floor)",
     )  # fmt: skip
-    lines = ["\n### The account of an H200: computed, not measured\n", *_table(part_heads, parts), ""]
-    return [*lines, *_table(total_heads, totals)]
+    lines = ["\n### The account of an H200: computed, not measured\n", *markdown(part_heads, parts), ""]
+    return [*lines, *markdown(total_heads, totals)]
 
 
 def _part_row(part: accounts.Part) -> tuple[str, ...]:

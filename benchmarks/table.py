@@ -27,7 +27,17 @@ from benchmarks.results import (
     speedup,
 )
 from benchmarks.run import STEP
-from benchmarks.words import groups, megabytes, milliseconds, number, ours, percent, reason_of, spread
+from benchmarks.words import (
+    AS_PEERS,
+    groups,
+    megabytes,
+    milliseconds,
+    number,
+    ours,
+    percent,
+    reason_of,
+    spread,
+)
 
 DOCUMENTS = tuple(
     HERE.parent / name
@@ -171,20 +181,21 @@ def training(rows: Sequence[Row]) -> str:
 
 
 def _training_cells(rows: Sequence[Row]) -> Iterator[tuple[Row, list[str]]]:
-    bases = {row["case"]: row["clips_per_second"] for row in reversed(list(measured(rows)))}
+    bases = {
+        row["case"]: row["clips_per_second"] for row in measured(rows) if row["implementation"] == AS_PEERS
+    }
     for row in rows:
         reason = reason_of(row)
         if reason is not None:
             yield row, [row["implementation"], reason.replace("|", "/"), "", "", ""]
             continue
-        base = bases[row["case"]]
-        rate = row["clips_per_second"]
+        rate, base = row["clips_per_second"], bases.get(row["case"])
         yield (
             row,
             [
                 row["implementation"],
                 f"{rate:.1f}",
-                f"{rate / base:.2f}",
+                "" if base is None else f"{rate / base:.2f}",
                 spread(row),
                 megabytes(row.get("extra_bytes")),
             ],

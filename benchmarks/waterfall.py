@@ -10,6 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.words import AS_PEERS
+
 Row = dict[str, Any]
 
 PEERS, GAIN, APART, FREST, LOSS = "#BBBBBB", "#0072B2", "#8A8A8A", "#D55E00", "#CC79A7"
@@ -40,7 +42,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     drawn = Figure(figsize=(11, 1.9 + 0.55 * len(rows)), layout="constrained")
     axes = drawn.add_subplot()
     places = _places(len(ladder), len(apart), len(missing))
-    peers = ladder[0]["clips_per_second"] if ladder else None
+    peers = next((row["clips_per_second"] for row in ladder if row["implementation"] == AS_PEERS), None)
     _draw_ladder(axes, ladder, places)
     for place, row in zip(places[len(ladder) :], apart, strict=False):
         axes.barh(place, row["clips_per_second"], color=FREST if "FreST" in row["implementation"] else APART)

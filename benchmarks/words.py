@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from benchmarks.registry import OPERATORS
 from benchmarks.results import Row, fastest_other, pick, speedup
 
+AS_PEERS = "as peers write it"
+"""The first rung of the training step, which the others are set against."""
 HEAD = (
     f"{'operator':16} {'case':22} {'implementation':14} {'mode':9} {'ms (20-80 %)':>28} {'extra':>9} "
     f"{'of copy':>8} {'of matmul':>9} {'error':>8} {'µs Python':>9}"

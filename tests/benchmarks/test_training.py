@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import peers, rungs, training, waterfall
+from benchmarks import peers, rungs, table, training, waterfall
 from benchmarks.rungs import Case, Rung
 from mica.models.precision import multiplies_bfloat16
 from mica.models.stgcn import STGCN, STGCNBlock
@@ -242,6 +242,20 @@ def test_a_picture_has_every_rung(rows: list[dict[str, Any]]) -> None:
     assert sorted(labels) == sorted([*(row["implementation"] for row in rows), "broken"])
     words = " ".join(text.get_text() for text in axes.texts)
     assert all(word in words for word in ("1.00x", "left out: ", "failed: RuntimeError: no memory"))
+
+
+def test_rates_are_set_against_the_peers_wherever_they_stand(rows: list[dict[str, Any]]) -> None:
+    start = {"device": "one", "torch": "2", "triton": "3", "commit": "a", "date": "2026-01-01", "threads": 1}
+    made = [
+        {**start, **row, "clips_per_second": rate}
+        for row, rate in zip(rows[1::-1], (40.0, 10.0), strict=True)
+    ]
+    lines = table.training(made).splitlines()
+    assert [line.split("|")[2:4] for line in lines if "clips" not in line and line.count("|") > 5][-2:] == [
+        [" 40.0 ", " 4.00 "], [" 10.0 ", " 1.00 "]
+    ]  # fmt: skip
+    assert table.training(made[:1]).count("| 40.0 |  |") == 1
+    assert "4.00x" not in " ".join(text.get_text() for text in waterfall.figure(made[:1]).axes[0].texts)
 
 
 def test_a_picture_is_of_the_largest_case(rows: list[dict[str, Any]]) -> None:
