@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from mica import cli
 from mica.cli import data, main, make_parser
 from mica.configs import load_config
 from mica.data.formats import RECORDED, STREAMED
-from mica.data.store import Store
+from mica.data.store import Store, write
+from mica.errors import InputError, Interrupted
 from mica.evaluation.evaluate import Effort, Evaluation
+from mica.evaluation.results import Result
 from mica.evaluation.tuning import FROM_SCRATCH, FineTuneConfig
 from mica.training.trainer import Trainer
 
@@ -105,6 +108,33 @@ def test_an_interrupted_pretraining_says_how_to_go_on(
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [3]
 
 
+def test_an_interrupted_demo_says_how_to_begin_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise Interrupted("saved after step 1 of 3", signal.SIGINT)
+
+    monkeypatch.setattr("mica.demo.demo", interrupted)
+    with pytest.raises(SystemExit):
+        main(["demo", "--out", "runs/x"])
+    (again,) = [line for line in capsys.readouterr().err.splitlines() if "mica demo" in line]
+    command = again[again.index("mica demo") + len("mica ") :]
+    assert make_parser().parse_args(shlex.split(command)).demo.overwrite
+
+
+def test_what_was_found_before_an_error_is_shown(
+    tiny_store: Store, tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(evaluation: Evaluation, **_: object) -> Iterator[Result]:
+        yield evaluation.evaluate("knn")
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr("mica.evaluation.suite.evaluate_all", stopped)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "all", "--run", str(tiny_run), "--data", str(tiny_store.path)])
+    assert "knn: k = 1" in capsys.readouterr().out
+
+
 def test_a_trained_model_is_used(
     tiny_store: Store, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,8 +157,10 @@ def test_a_trained_model_is_used(
     page = tmp_path / "page.html"
     assert str(page) in told("report", "--run", *runs, "--out", str(page))
     assert page.read_text().startswith("<!DOCTYPE html>")
-    transferred = told("evaluate", "transfer", "--run", run, "--data", data, "--seeds", "1", "--epochs", "1")
-    assert "transfer to synthetic: fine-tuned" in transferred
+    clips = (tiny_store.clip(i) for i in range(len(tiny_store)))
+    other = str(write(tmp_path / "gait.arrow", clips, replace(tiny_store.info, dataset="gait")).path)
+    transferred = told("evaluate", "transfer", "--run", run, "--data", other, "--seeds", "1", "--epochs", "1")
+    assert "transfer to gait: fine-tuned" in transferred
     fused = told("evaluate", "ensemble", "--run", run, "--data", data, "--with", runs[1])
     assert "weights chosen on validation" in fused
 

@@ -101,8 +101,8 @@ def predict_command(
         model: directory of a run or of a checkpoint, or a model's name on the Hugging Face Hub.
         data, clip: a store, and a clip's name or number in it.
         files: files of a clip each, instead.
-        by: "head", a trained linear classifier, or "words"; None takes the head where the run has one and no texts are
-            given.
+        by: "head", a trained linear classifier, or "words"; None takes the head where the run has one, and neither
+            texts nor text_path are given.
         texts: sentences to choose among; by default the class prompts of the data set that the model was trained on.
         text_path: where the text encoder's weights lie, if not where the model was trained.
         head: the file of a head; by default the run's.
@@ -119,17 +119,18 @@ def predict_command(
         raise InputError(f"{top} classes to name, expected at least 1", field="top")
     network = open_model(model)
     file = Path(head) if head is not None else _head_of(model)
-    wants_head = head is not None or (file.is_file() and not texts)
+    wants_head = head is not None or (file.is_file() and not texts and text_path is None)
     by = by or ("head" if wants_head else "words")
     rank: Callable[[Tensor], list[list[Ranked]]]
     if by == "head":
-        if texts:
-            raise InputError(
-                "a head knows no words", field="texts", hint="predict by words, or leave them out"
-            )
+        if texts or text_path is not None:
+            field = "texts" if texts else "text_path"
+            raise InputError("a head knows no words", field=field, hint="predict by words, or leave it out")
         trained = load_head(file, network)
         rank, persons, measure = partial(predict_by_head, trained, top=top), trained.persons, "probability"
     else:
+        if head is not None:
+            raise InputError("words need no head", field="head", hint="predict by the head, or leave it out")
         words, names = class_words(network.card, texts, text_path)
         rank = partial(predict_by_text, network, texts=words, class_names=names, top=top)
         persons, measure = None, "cosine"
@@ -146,8 +147,8 @@ def _of_store(
     """What the clip is called, with its class, and its features."""
     place, fitted = find_clip(store, clip), fit_to(store, model.card)
     if persons is None:
-        trained_here = store.info.dataset == model.card.dataset
-        persons = persons_in(store) if trained_here else persons_of(model.card)
+        unsaid = model.card.persons is None and store.info.dataset == model.card.dataset
+        persons = persons_in(store) if unsaid else persons_of(model.card)
     label = store.info.class_names[store.labels[place]]
     shown = f"{store.names[place]} ({label})"
     return [shown], embed_clip(model, fitted.keypoints(place), persons)

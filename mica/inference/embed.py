@@ -33,6 +33,7 @@ _IN_PAIRS = ("ntu60", "ntu120", "pku-mmd-1", "pku-mmd-2")
 def embed_store(model: MICA, store: Store, *, what: What = "features", progress: bool = False) -> Embeddings:
     """Embed all clips of a store in its order; where it has other joints than the model, they are mapped.
 
+    There is room for as many bodies as the store's clips have, as in evaluations; see `persons` of `embed_files`.
     `what` is "features", the pooled ones that evaluations use, or "text-space", unit vectors that may be compared with
     those of words. The model is put into evaluation mode. Raises InputError for joints that cannot be mapped, and for
     the text space of a model without text; the blocks raise it where a vector is not finite.

@@ -166,6 +166,8 @@ def test_texts_mean_words(run: Path, tiny_store: Store, tmp_path: Path, words: N
         ({"units": "pixels"}, "a store knows its layout and units"),
         ({"head": "nowhere"}, "nowhere: no such file"),
         ({"head": "nowhere", "texts": ["a person waves"]}, "a head knows no words"),
+        ({"by": "head", "text_path": "weights"}, "a head knows no words"),
+        ({"by": "words", "head": "nowhere"}, "words need no head"),
     ],
 )
 def test_refusals(run: Path, tiny_store: Store, words: None, given: dict[str, Any], problem: str) -> None:
