@@ -215,12 +215,6 @@ class Evaluation:
             self.effort.recipe(source),
         )
 
-    @property
-    def has_candidates(self) -> bool:
-        """Whether the test part has clips of an unseen class, where the run left some classes out."""
-        unseen = set(range(len(self.card.class_names))) - set(self.card.seen_classes)
-        return not unseen or bool(unseen & set(self.store.labels[self.division.test].tolist()))
-
     def _zero_shot(self, source: Source) -> list[Score]:
         """Unseen classes where the run left some out; else all classes by their prompts, which is not zero-shot."""
         if self.card.text == "none" or source != "trained":

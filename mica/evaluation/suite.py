@@ -48,8 +48,6 @@ def left_out(
     reasons: dict[ProtocolName, str] = {}
     if evaluation.card.text == "none":
         reasons["zero-shot"] = "the run was pretrained without text"
-    elif not evaluation.has_candidates:
-        reasons["zero-shot"] = "the test part has no clip of an unseen class"
     if transfer_to is None:
         reasons["transfer"] = "no other data set was given (--transfer-to)"
     if not others:

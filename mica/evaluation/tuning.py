@@ -130,8 +130,9 @@ class Classifier(nn.Module):
         view = to_stream(x, self.stream, self.model.encoder.layout)
         in_half = self.training and multiplies_bfloat16(view.device)
         with torch.autocast(view.device.type, torch.bfloat16, enabled=in_half):
-            features = self.model.features(view)
-        return self.head(features.float())
+            maps = self.model.feature_map(view)
+        # Outside: autocast would average in half precision.
+        return self.head(self.model.pooled(maps, len(view), view.shape[4]).float())
 
     @property
     def device(self) -> torch.device:

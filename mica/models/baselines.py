@@ -195,7 +195,7 @@ class AimCLR(SkeletonCLR):
         with torch.autocast(view.device.type, self.precision, enabled=self.precision != torch.float32):
             maps = self.model.feature_map(view)
             kept = energy_drop(maps, self.config.drop_above)
-            return [in_full(self.model.pooled(each, len(view), view.shape[4])) for each in (maps, kept)]
+        return [in_full(self.model.pooled(each, len(view), view.shape[4])) for each in (maps, kept)]
 
 
 class CrosSCLR(Method):

@@ -19,7 +19,9 @@ Features = Float[Tensor, "S N features"]
 def encode(model: MICA, views: Views, precision: torch.dtype) -> Features:
     """Features, in float32 or better, of views that go through the encoder as one batch."""
     with torch.autocast(views.device.type, precision, enabled=precision != torch.float32):
-        features = model.features(views.flatten(0, 1))
+        maps = model.feature_map(views.flatten(0, 1))
+    # Outside: autocast would average in half precision.
+    features = model.pooled(maps, len(views) * views.shape[1], views.shape[-1])
     return in_full(features).unflatten(0, (len(views), -1))
 
 

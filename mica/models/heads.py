@@ -35,8 +35,6 @@ class HeadConfig:
 class PartPool(nn.Module):
     """Pool a feature map over time segments and body parts, which keeps posture and timing apart from content.
 
-    In float32, under autocast, too.
-
     The peers average over all frames and joints ("mean"); on small sets that throws away what tells actions apart.
 
     Args:
@@ -66,11 +64,10 @@ class PartPool(nn.Module):
         self.membership: Tensor
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_cells"]:
-        with torch.autocast(x.device.type, enabled=False):
-            segments = nn.functional.adaptive_avg_pool2d(
-                x.to(self.membership.dtype), (self.segments, x.shape[-1])
-            )
-            return rearrange(segments @ self.membership, "n c s p -> n (c s p)")
+        segments = nn.functional.adaptive_avg_pool2d(
+            x.to(self.membership.dtype), (self.segments, x.shape[-1])
+        )
+        return rearrange(segments @ self.membership, "n c s p -> n (c s p)")
 
 
 class Projector(nn.Sequential):

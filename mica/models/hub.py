@@ -54,7 +54,10 @@ def find_folder(
         folder = Path(found)
     if missing := [file for file in (DESCRIPTION, WEIGHTS) if not (folder / file).is_file()]:
         where, what = (folder / missing[0], "") if len(missing) == 1 else (folder, f"s: {', '.join(missing)}")
-        hint = "give RUN/checkpoint of a finished run, a folder of `save_pretrained`, or a model's name on the Hub"
+        hint = (
+            "give RUN/checkpoint of a run that `mica pretrain` finished, a folder of `save_pretrained`, "
+            "or a model's name on the Hub"
+        )
         raise InputError(f"no such file{what}", file=where, hint=hint)
     return folder
 

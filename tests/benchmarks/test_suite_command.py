@@ -19,6 +19,7 @@ from benchmarks.__main__ import main
 from benchmarks.operators import Operator
 from benchmarks.registry import OPERATORS
 from benchmarks.results import MODES, ROWS, Row, read
+from benchmarks.run import STEP
 
 REPOSITORY = Path(command.__file__).parents[1]
 
@@ -26,9 +27,9 @@ REPOSITORY = Path(command.__file__).parents[1]
 def test_every_case_and_implementation_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line for line in printed if not line.startswith(" ")] == list(OPERATORS)
+    assert [line for line in printed if not line.startswith(" ")] == [*OPERATORS, STEP]
     count = sum(len(operator.cases) + len(operator.cpu_cases) for operator in OPERATORS.values())
-    assert len(printed) == len(OPERATORS) + count
+    assert len(printed) == len(OPERATORS) + count + 2
     assert any(
         line.split() == ["cuda", "headline-joint", "fused,", "dense,", "eager,", "compiled", "(quick)"]
         for line in printed

@@ -11,6 +11,7 @@ from benchmarks import table, words
 from benchmarks.__main__ import main
 from benchmarks.results import MODES, Row, keep
 from benchmarks.run import STEP
+from benchmarks.words import AS_PEERS
 
 Make = Callable[..., Row]
 NOWHERE = "On a GPU: not yet measured."
@@ -44,7 +45,7 @@ def rows(make_row: Make) -> list[Row]:
 @pytest.fixture
 def steps(make_row: Make) -> list[Row]:
     """Rungs of the training step."""
-    made = [make_row(implementation=name, median=1e3) for name in ("peers", "ours")]
+    made = [make_row(implementation=name, median=1e3) for name in (AS_PEERS, "ours")]
     rates = [{**row, "clips_per_second": rate} for row, rate in zip(made, (50.0, 75.0), strict=True)]
     left_out = make_row(implementation="fused", median=None, left_out="needs a | GPU")
     step = {"operator": STEP, "case": "NTU", "mode": "step", "device": "A CPU"}
@@ -111,7 +112,7 @@ def test_reasons_take_one_line_of_a_terminal(rows: list[Row], steps: list[Row]) 
 def test_the_training_step_has_a_table_of_its_own(rows: list[Row], steps: list[Row]) -> None:
     found = lines(table.training([*rows, *steps]))[2:]
     assert [line.strip("| ").split(" | ")[:3] for line in found[:2]] == [
-        ["peers", "50.0", "1.00"],
+        [AS_PEERS, "50.0", "1.00"],
         ["ours", "75.0", "1.50"],
     ]
     assert "left out: needs a / GPU" in found[2]

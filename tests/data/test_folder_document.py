@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mica.cli import main, make_parser
+from mica.configs import find_recipe
 from mica.data.formats.own.coordinates import PLAUSIBLE_TORSO, TORSO, Units, Up
 from mica.data.formats.own.joint_table import read_joint_table
 from mica.data.formats.own.layout_file import find_layout
@@ -34,6 +35,11 @@ COMMANDS = [line for block in blocks("") for line in block.splitlines() if line.
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_documents_commands_parse(command: str) -> None:
     arguments = command.split()[1:]
+    if "--config" in arguments:
+        position = arguments.index("--config") + 1
+        arguments[position - 1 : position + 1] = [
+            f"--config={file}" for file in find_recipe(arguments[position])
+        ]
     assert make_parser().parse_args(arguments).subcommand == arguments[0]
 
 

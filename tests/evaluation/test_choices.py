@@ -179,9 +179,14 @@ class Small(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
 
+    def feature_map(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.encoder(x.mean(-1)))
+
+    def pooled(self, feature_map: Tensor, clips: int, persons: int) -> Tensor:
+        return F.adaptive_avg_pool2d(feature_map.float(), (2, feature_map.shape[3])).flatten(1)
+
     def features(self, x: Tensor) -> Tensor:
-        frames = F.leaky_relu(self.encoder(x.mean(-1)))
-        return F.adaptive_avg_pool2d(frames, (2, x.shape[3])).flatten(1)
+        return self.pooled(self.feature_map(x), len(x), 1)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mica.models.encoding import encode
 from mica.models.heads import HeadConfig
 from mica.models.mica import MICA
 from mica.models.stgcn import STGCN
@@ -70,3 +71,13 @@ def test_without_text_there_is_no_text_space() -> None:
     assert not [name for name in mica.state_dict() if "semantic" in name]
     with pytest.raises(RuntimeError, match="trained without text"):
         mica.embed(features)
+
+
+def test_what_the_encoder_says_in_bfloat16_is_averaged_in_float32() -> None:
+    mica, views = model(), torch.stack([clips(), clips().neg()])
+    with torch.no_grad():
+        found = encode(mica, views, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = mica.feature_map(views.flatten(0, 1))
+    assert maps.dtype == torch.bfloat16
+    assert torch.equal(found, mica.pooled(maps.float(), 6, 2).unflatten(0, (2, 3)))
