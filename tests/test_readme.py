@@ -15,7 +15,14 @@ from mica.configs import datasets, find_recipe, methods
 ROOT = Path(__file__).resolve().parents[1]
 README, *DOCS = (
     (ROOT / name).read_text()
-    for name in ("README.md", "docs/data.md", "docs/evaluation.md", "docs/scaling.md", "docs/comparison.md")
+    for name in (
+        "README.md",
+        "docs/data.md",
+        "docs/own-data.md",
+        "docs/evaluation.md",
+        "docs/scaling.md",
+        "docs/comparison.md",
+    )
 )
 LAUNCHED = re.compile(r"^(?:mica |(?:accelerate launch|torchrun|srun torchrun) .*-m mica )(.*)")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)

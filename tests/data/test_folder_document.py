@@ -11,8 +11,7 @@ from typing import cast, get_args
 import numpy as np
 import pytest
 
-from mica.cli import main, make_parser
-from mica.configs import find_recipe
+from mica.cli import main
 from mica.data.formats.own.coordinates import PLAUSIBLE_TORSO, TORSO, Units, Up
 from mica.data.formats.own.joint_table import read_joint_table
 from mica.data.formats.own.layout_file import find_layout
@@ -30,17 +29,6 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("") for line in block.splitlines() if line.startswith("mica ")]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_documents_commands_parse(command: str) -> None:
-    arguments = command.split()[1:]
-    if "--config" in arguments:
-        position = arguments.index("--config") + 1
-        arguments[position - 1 : position + 1] = [
-            f"--config={file}" for file in find_recipe(arguments[position])
-        ]
-    assert make_parser().parse_args(arguments).subcommand == arguments[0]
 
 
 def test_the_documents_first_example_runs(
