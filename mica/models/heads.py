@@ -64,10 +64,9 @@ class PartPool(nn.Module):
         self.membership: Tensor
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_cells"]:
-        segments = nn.functional.adaptive_avg_pool2d(
-            x.to(self.membership.dtype), (self.segments, x.shape[-1])
-        )
-        return rearrange(segments @ self.membership, "n c s p -> n (c s p)")
+        parts = x.to(self.membership.dtype) @ self.membership
+        segments = nn.functional.adaptive_avg_pool2d(parts, (self.segments, parts.shape[-1]))
+        return rearrange(segments, "n c s p -> n (c s p)")
 
 
 class Projector(nn.Sequential):

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import figures, methods
 from benchmarks.methods import COMPARISONS
+from benchmarks.results import RESULTS
 from mica.comparison.contestant import read_contestants
 
 SCORES = {
@@ -54,16 +55,26 @@ def test_what_is_set_against_what_takes_part(name: str) -> None:
         assert method not in others
 
 
-def test_a_data_set_has_one_folder(
+def test_each_comparison_has_a_folder_of_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["methods", "commands", "--data", "stores", "--out", "runs"])
     methods.main()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(COMPARISONS)
-    for line, one in zip(lines, COMPARISONS.values(), strict=True):
+    for line, (name, one) in zip(lines, COMPARISONS.items(), strict=True):
         assert line.startswith("mica compare --methods mica")
-        assert f" --data stores/{one.dataset}.arrow --out runs/{one.dataset} " in line
+        assert f" --data stores/{one.dataset}.arrow --out runs/{name} " in line
+
+
+def test_parts_have_what_was_chosen_for_the_whole() -> None:
+    for (dataset, method), settings in methods.CHOSEN.items():
+        command = COMPARISONS[f"{dataset}-parts-of-{method}"].command(Path("stores"), Path("runs"))
+        assert command[command.index("--trials") + 1] == "1"
+        assert command[command.index("--jobs") + 2 :] == (["--set", *settings] if settings else [])
+        for file in RESULTS.glob(f"*/methods-{dataset}-classics.json"):
+            rows = json.loads(file.read_text())["rows"]
+            assert [tuple(row["chosen"]) for row in rows if row["method"] == method] == [settings]
 
 
 def test_what_was_compared_is_kept_and_shown(
@@ -73,7 +84,7 @@ def test_what_was_compared_is_kept_and_shown(
     monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
     monkeypatch.setattr(methods, "stamp", lambda device: dict(WHERE))
     monkeypatch.setattr(figures, "RESULTS", tmp_path / "results")
-    outcome(tmp_path / "runs" / "nw-ucla")
+    outcome(tmp_path / "runs" / "nw-ucla-classics")
     assert methods.table("nw-ucla-classics", tmp_path / "results") == "Not yet measured."
     methods.run(tmp_path, tmp_path / "runs", ["nw-ucla-classics"], keep=True)
     assert [command[2:4] for command in ran] == [["mica", "compare"]]
