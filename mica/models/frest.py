@@ -91,9 +91,10 @@ class FreST(nn.Module):
     def _draw_filter(self) -> None:
         """Draw the filter: of each coefficient, complex or real, the mean square is 1."""
         nn.init.normal_(self.gate.weight, std=math.sqrt(0.5))
-        real = ~complex_bins(self.num_frames, self.gate.weight.device)
-        self.gate.weight[..., 0][:, real] *= math.sqrt(2)
-        self.gate.weight[..., 1][:, real] = 0  # it would do nothing, and never learn
+        has_both = complex_bins(self.num_frames, self.gate.weight.device)[:, None]
+        real, imaginary = self.gate.weight.unbind(-1)
+        real.mul_(torch.where(has_both, 1.0, math.sqrt(2)))
+        imaginary.masked_fill_(~has_both, 0.0)  # they would do nothing, and never learn
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C T V"]:
         if x.ndim != 4 or x.shape[1] != self.channels or x.shape[3] != self.num_joints:
