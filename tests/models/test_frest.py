@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mica.models.frest import FreST, real_fourier_basis
+from mica.models.frest import FreST, Start, real_fourier_basis
 from mica.skeleton import get_layout
 
 LAYOUT = get_layout("kinect-20")
@@ -108,6 +110,18 @@ def test_a_random_start_draws_nothing_that_cannot_learn(frames: int) -> None:
     torch.testing.assert_close(power.mean((0, 2)), torch.ones(frames // 2 + 1), atol=0.15, rtol=0)
     frest.filter(signal(frames, channels=64)).square().sum().backward()
     assert torch.equal(frest.gate.weight.ne(0), frest.gate.weight.grad.ne(0))
+
+
+@pytest.mark.parametrize("start", get_args(Start))
+def test_its_parameters_can_be_counted_without_numbers(start: Start) -> None:
+    def shapes() -> dict[str, torch.Size]:
+        return {
+            name: part.shape for name, part in FreST(8, 7, V, layout=LAYOUT, start=start).named_parameters()
+        }
+
+    with torch.device("meta"):
+        counted = shapes()
+    assert counted == shapes()
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 20, 25])
