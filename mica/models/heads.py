@@ -64,7 +64,9 @@ class PartPool(nn.Module):
         self.membership: Tensor
 
     def forward(self, x: Float[Tensor, "N C T V"]) -> Float[Tensor, "N C_cells"]:
-        parts = x.to(self.membership.dtype) @ self.membership
+        # In channels_last memory, as the encoder leaves it, a frame is the matrix V x C, and nothing is copied.
+        frames = x.to(self.membership.dtype).movedim(1, -1)
+        parts = (self.membership.T @ frames).movedim(-1, 1)
         segments = nn.functional.adaptive_avg_pool2d(parts, (self.segments, parts.shape[-1]))
         return rearrange(segments, "n c s p -> n (c s p)")
 
