@@ -141,17 +141,16 @@ def run(data: Path, out: Path, names: Sequence[str], keep: bool) -> None:
         print("$", shlex.join(command), flush=True)
         subprocess.run([sys.executable, "-m", *command], check=True)
         if keep:
-            figures.keep(one.file, _outcome(one, out / one.name))
+            figures.keep(one.file, _outcome(out / one.name))
 
 
-def _outcome(one: Comparison, folder: Path) -> Figures:
-    """What a comparison has left in a folder, and where."""
+def _outcome(folder: Path) -> Figures:
+    """What a comparison has left, and where."""
     where = stamp(this_device())
     del where["threads"]  # of this process, which trains nothing
     lines = (folder / "comparison.md").read_text().splitlines()
     return {
         **where,
-        "trials": one.trials,
         **json.loads((folder / "comparison.json").read_text()),
         "markdown": lines,
     }

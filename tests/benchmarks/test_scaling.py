@@ -121,7 +121,7 @@ def test_memory_grows_evenly_with_the_micro_batch(memory: Memory) -> None:
     with traced():
         trained = build("stgcn")
         assert encoding(trained, 32) == pytest.approx(memory.encoding(32), rel=1e-3)
-    small, middle, large = (memory.step(clips) for clips in (128, 256, 512))
+    small, middle, large = (memory.step(clips) for clips in (256, 512, 1024))
     assert large - middle == pytest.approx(2 * (middle - small))
     assert memory.on_card(512) > small
 
