@@ -34,7 +34,7 @@ SPARSITY_AND_SPATIAL = (
     "encoder.spatial=dft",
     "encoder.spatial=null",
 )
-"""Asked of `mica` on UTD-MHAD, where mixing time is worth most, and so what FreST does of it."""
+"""Asked of `mica` on UTD-MHAD, where mixing time is worth more than on NW-UCLA, and so what FreST does of it."""
 POINTWISE = "encoder.temporal_kernel=1"
 """No convolution over time: what is left to mix it is FreST, which then has to start as more than the identity."""
 ALONE = f"{POINTWISE}+encoder.start=random+encoder.groups=32"
