@@ -223,7 +223,7 @@ def _unseen(score: Score) -> Figures:
 
 
 def _top1(score: Score) -> Top1:
-    return round(score.top1, 2), None if score.spread is None else round(score.spread, 2)
+    return score.top1, score.spread
 
 
 def table(name: str, results: Path = RESULTS) -> str:

@@ -95,6 +95,7 @@ def test_the_commands_leave_all_that_the_tables_ask_for(tmp_path: Path) -> None:
             f"transfer to {other}": trained,
             **dict.fromkeys(("zero-shot", "ensemble"), language),
         }
+    assert "| linear: SGD | 44.9 | 44.9 | 44.9 |" in accuracy.protocols_table(of["protocols"])
 
 
 def leave(command: list[str]) -> None:
@@ -110,7 +111,7 @@ def leave(command: list[str]) -> None:
         result = Result(
             protocol,
             source,
-            tuple(Score(name, 50.0) for name in names),
+            tuple(Score(name, 44.9495) for name in names),  # 45.0 if it were rounded twice
             dataset=target or Path(options["--data"]).stem,
             split="cross-view",
             split_note="1 / 1",
