@@ -1,7 +1,7 @@
 """Whether pretraining in bfloat16, with the kernels where they run, ends as accurate as in float32 without them.
 
     mica prepare nw-ucla --raw DIR --out nw-ucla.arrow
-    python -m benchmarks.precision --data nw-ucla.arrow          under half an hour on two cores
+    python -m benchmarks.precision --data nw-ucla.arrow          about an hour of one core
     python -m benchmarks.precision --data nw-ucla.arrow --keep   into the results: docs/performance.md has the table
 
 A recipe is trained both ways from the same seeds and probed alike. Nothing is chosen by what comes out. Trainings that
